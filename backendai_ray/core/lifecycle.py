@@ -1,0 +1,594 @@
+"""The life of a session: ``event -> (session, effects)``, as one visible table.
+
+Theory of operation. A session and its kernels move together and are one record, so a gang can never be half of one
+thing and half of another. :func:`step` is the only way to change one. It never does anything: what must be done
+comes back as effects, which the Manager carries out after the new record is committed; a finished effect comes back
+as the next event. Saying a thing twice, late or out of order is normal and harmless: an event that does not fit any
+more returns the record unchanged with no effects. Only an impossible move (a bug) raises.
+
+Who owns a state is who moves it on; the deadline is how long it may last before the Manager asks for the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final, assert_never
+
+from .devices import Allocation
+from .errors import InvalidTransition
+from .ids import AgentId, KernelId, SessionId
+from .sessions import STARTING, TERMINAL, Kernel, Reason, Session, SessionResult, SessionType, Status
+
+MAX_ATTEMPTS: Final = 3
+"""Placements of one session before a failed start is final."""
+
+TRANSITIONS: Final[Mapping[Status, frozenset[Status]]] = {
+    Status.PENDING: frozenset({Status.SCHEDULED, Status.CANCELLED}),
+    Status.SCHEDULED: frozenset(
+        {
+            Status.PREPARING,
+            Status.PULLING,
+            Status.CREATING,
+            Status.RUNNING,
+            Status.TERMINATING,
+            Status.PENDING,
+        }
+    ),
+    Status.PREPARING: frozenset({Status.PULLING, Status.CREATING, Status.RUNNING, Status.TERMINATING, Status.PENDING}),
+    Status.PULLING: frozenset({Status.CREATING, Status.RUNNING, Status.TERMINATING, Status.PENDING}),
+    Status.CREATING: frozenset({Status.RUNNING, Status.TERMINATING, Status.PENDING}),
+    Status.RUNNING: frozenset({Status.RESTARTING, Status.TERMINATING}),
+    Status.RESTARTING: frozenset({Status.RUNNING, Status.TERMINATING}),
+    Status.TERMINATING: frozenset({Status.TERMINATED, Status.ERROR, Status.PENDING}),
+    Status.TERMINATED: frozenset(),
+    Status.CANCELLED: frozenset(),
+    Status.ERROR: frozenset(),
+}
+"""Every legal move of a session. A start that failed and may be tried again goes back to PENDING."""
+
+OWNERS: Final[Mapping[Status, str]] = {
+    Status.PENDING: "sokovan",
+    Status.SCHEDULED: "manager",
+    Status.PREPARING: "agent",
+    Status.PULLING: "agent",
+    Status.CREATING: "agent",
+    Status.RUNNING: "agent",
+    Status.RESTARTING: "agent",
+    Status.TERMINATING: "agent",
+}
+"""Who moves a state on; terminal states have no owner."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadlines:
+    """How long each state may last, in seconds; ``None`` means without end."""
+
+    pending: float | None = None
+    scheduled: float | None = 30.0
+    preparing: float | None = 60.0
+    pulling: float | None = 7200.0
+    creating: float | None = 120.0
+    restarting: float | None = 120.0
+    terminating: float | None = 30.0
+    agent_lost: float = 60.0
+    """How long a node may be away before its kernels are given up."""
+
+    def of(self, session: Session) -> float | None:
+        """Return when the session's present state is overdue, in Unix seconds."""
+        if session.status is Status.RUNNING:
+            limit = session.spec.batch_timeout_s if session.spec.type is SessionType.BATCH else None
+        elif session.is_terminal:
+            return None
+        else:
+            limit = getattr(self, session.status.value.lower())
+        return None if limit is None else session.status_at + limit
+
+
+# ── events ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Event:
+    cause: str
+    """What started this (a request id, a pass number); copied onto every change and log line."""
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed(_Event):
+    """The scheduler found a place for every kernel."""
+
+    where: Mapping[KernelId, tuple[AgentId, Allocation]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelProgressed(_Event):
+    """An agent is working on a kernel: PREPARING, PULLING or CREATING."""
+
+    kernel_id: KernelId
+    attempt: int
+    status: Status
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelStarted(_Event):
+    """A kernel's runner answers (or its container runs, where there is no runner)."""
+
+    kernel_id: KernelId
+    attempt: int
+    container_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelEnded(_Event):
+    """A kernel is gone and holds nothing on its node any more, whatever the cause."""
+
+    kernel_id: KernelId
+    attempt: int
+    reason: Reason
+    message: str = ""
+    exit_code: int | None = None
+    retryable: bool = False
+    """Of a failed start: whether another try may do better."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartupFinished(_Event):
+    """A batch session's startup command is done."""
+
+    exit_code: int
+    timed_out: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TerminateRequested(_Event):
+    """Somebody wants the session to end."""
+
+    reason: Reason = Reason.USER_REQUESTED
+    message: str = ""
+    forced: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartRequested(_Event):
+    """The user wants fresh containers at the same place, with the same files."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renamed(_Event):
+    """The session has another name from now on."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentLost(_Event):
+    """A node has been away for longer than it may."""
+
+    agent_id: AgentId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadlineExpired(_Event):
+    """The state that was entered at ``status_at`` has lasted too long, and the agents know no better."""
+
+    status: Status
+    status_at: float
+
+
+Event = (
+    Placed
+    | KernelProgressed
+    | KernelStarted
+    | KernelEnded
+    | StartupFinished
+    | TerminateRequested
+    | RestartRequested
+    | Renamed
+    | AgentLost
+    | DeadlineExpired
+)
+
+
+# ── effects ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class CreateKernels:
+    """Ask the agents to make all kernels that are placed."""
+
+
+@dataclass(frozen=True, slots=True)
+class DestroyKernels:
+    """Ask the agents to end these kernels and to say so when nothing of them is left."""
+
+    kernels: tuple[tuple[KernelId, AgentId], ...]
+    reason: Reason
+    forced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RestartKernels:
+    """Ask the agents for fresh containers of these kernels."""
+
+    kernels: tuple[tuple[KernelId, AgentId], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseDevices:
+    """What this kernel held is free; the scheduler should know."""
+
+    kernel_id: KernelId
+    agent_id: AgentId
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueue:
+    """The session waits for a place (again)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dequeue:
+    """The session does not wait any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunStartup:
+    """Start the batch session's command in its main kernel."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRoute:
+    """Tell the main kernel's agent the session's new name and epoch before anyone hears of success."""
+
+
+Effect = CreateKernels | DestroyKernels | RestartKernels | ReleaseDevices | Enqueue | Dequeue | RunStartup | UpdateRoute
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusChange:
+    """One line of the status history; also what the event bus carries."""
+
+    session_id: SessionId
+    kernel_id: KernelId | None
+    """``None``: the session itself."""
+    before: Status
+    after: Status
+    reason: Reason
+    message: str
+    at: float
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one event did."""
+
+    session: Session
+    effects: tuple[Effect, ...] = ()
+    changes: tuple[StatusChange, ...] = ()
+
+
+# ── the machine ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def step(session: Session, event: Event) -> Step:
+    """Return what the event makes of the session, what must be done, and what changed.
+
+    Raises:
+        InvalidTransition: the event asks for a move that the table does not have; a bug in the caller.
+    """
+    if session.is_terminal:
+        return Step(session)
+    after, effects = _handle(session, event)
+    if after is session:
+        return Step(session, effects)
+    after = replace(after, version=session.version + 1)
+    return Step(after, effects, _changes(session, after, event))
+
+
+def _handle(session: Session, event: Event) -> tuple[Session, tuple[Effect, ...]]:
+    match event:
+        case Placed():
+            return _placed(session, event)
+        case KernelProgressed():
+            return _kernel_progressed(session, event)
+        case KernelStarted():
+            return _kernel_started(session, event)
+        case KernelEnded():
+            return _kernel_ended(session, event)
+        case StartupFinished():
+            return _startup_finished(session, event)
+        case TerminateRequested():
+            return _terminate(session, event.reason, event.message, event.now, forced=event.forced)
+        case RestartRequested():
+            return _restart(session, event)
+        case Renamed():
+            spec = replace(session.spec, name=event.name)
+            return replace(session, spec=spec, epoch=session.epoch + 1), (UpdateRoute(),)
+        case AgentLost():
+            return _agent_lost(session, event)
+        case DeadlineExpired():
+            return _deadline_expired(session, event)
+        case _:
+            assert_never(event)
+
+
+def _move(session: Session, status: Status, reason: Reason, message: str, now: float) -> Session:
+    if status not in TRANSITIONS[session.status]:
+        raise InvalidTransition(
+            f"session {session.id} cannot go from {session.status} to {status} ({reason}: {message})",
+            session_id=session.id,
+            before=session.status.value,
+            after=status.value,
+        )
+    return replace(session, status=status, reason=reason, message=message, status_at=now)
+
+
+def _with_kernel(session: Session, kernel: Kernel) -> Session:
+    return replace(session, kernels=tuple(kernel if k.id == kernel.id else k for k in session.kernels))
+
+
+def _placed(session: Session, event: Placed) -> tuple[Session, tuple[Effect, ...]]:
+    if session.status is not Status.PENDING:
+        return session, ()
+    kernels = tuple(
+        replace(
+            kernel,
+            status=Status.SCHEDULED,
+            reason=Reason.PLACED,
+            agent_id=event.where[kernel.id][0],
+            allocation=event.where[kernel.id][1],
+        )
+        for kernel in session.kernels
+    )
+    nodes = ", ".join(sorted({str(agent) for agent, _ in event.where.values()}))
+    placed = _move(replace(session, kernels=kernels), Status.SCHEDULED, Reason.PLACED, f"placed on {nodes}", event.now)
+    return placed, (Dequeue(), CreateKernels())
+
+
+_PROGRESS_ORDER: Final = (Status.SCHEDULED, Status.PREPARING, Status.PULLING, Status.CREATING)
+
+
+def _kernel_progressed(session: Session, event: KernelProgressed) -> tuple[Session, tuple[Effect, ...]]:
+    kernel = session.kernel(event.kernel_id)
+    if kernel is None or event.attempt != session.attempt or kernel.status not in STARTING:
+        return session, ()
+    if _PROGRESS_ORDER.index(event.status) <= _PROGRESS_ORDER.index(kernel.status):
+        return session, ()
+    kernel = replace(kernel, status=event.status, reason=Reason.PROGRESS, message=event.message)
+    session = _with_kernel(session, kernel)
+    # A gang is as far as its slowest member that is still on the way.
+    on_the_way = [k.status for k in session.kernels if k.status in STARTING]
+    slowest = min(on_the_way, key=_PROGRESS_ORDER.index)
+    if session.status in STARTING and slowest in TRANSITIONS[session.status]:
+        session = _move(session, slowest, Reason.PROGRESS, event.message, event.now)
+    return session, ()
+
+
+def _kernel_started(session: Session, event: KernelStarted) -> tuple[Session, tuple[Effect, ...]]:
+    kernel = session.kernel(event.kernel_id)
+    if kernel is None or kernel.agent_id is None or event.attempt != session.attempt or kernel.status in TERMINAL:
+        return session, ()
+    if session.status is Status.TERMINATING:
+        return session, (DestroyKernels(((kernel.id, kernel.agent_id),), session.reason),)
+    if kernel.status is Status.RUNNING:
+        return session, ()
+    kernel = replace(
+        kernel,
+        status=Status.RUNNING,
+        reason=Reason.STARTED,
+        message="",
+        container_id=event.container_id,
+        started_at=event.now,
+    )
+    session = _with_kernel(session, kernel)
+    if any(k.status is not Status.RUNNING for k in session.kernels):
+        return session, ()
+    first_start = session.started_at is None
+    session = _move(session, Status.RUNNING, Reason.STARTED, "", event.now)
+    session = replace(session, started_at=session.started_at or event.now)
+    is_batch = session.spec.type is SessionType.BATCH
+    return session, (RunStartup(),) if is_batch or (first_start and session.spec.startup_command) else ()
+
+
+def _kernel_ended(session: Session, event: KernelEnded) -> tuple[Session, tuple[Effect, ...]]:
+    kernel = session.kernel(event.kernel_id)
+    if kernel is None or kernel.agent_id is None or event.attempt != session.attempt or kernel.status in TERMINAL:
+        return session, ()
+    agent_id = kernel.agent_id
+    failed_start = kernel.status in STARTING and session.status is not Status.TERMINATING
+    kernel = replace(
+        kernel,
+        status=Status.ERROR if failed_start else Status.TERMINATED,
+        reason=event.reason,
+        message=event.message,
+        exit_code=event.exit_code,
+        terminated_at=event.now,
+    )
+    effects: tuple[Effect, ...] = (ReleaseDevices(kernel.id, agent_id),)
+    session = _with_kernel(session, kernel)
+    if session.status is not Status.TERMINATING:
+        reason = Reason.RETRY if failed_start and event.retryable and session.attempt < MAX_ATTEMPTS else event.reason
+        message = event.message or f"{kernel.hostname} ended: {event.reason}"
+        if session.spec.cluster_size > 1:
+            message = f"{kernel.hostname}: {message}"
+        exit_code = event.exit_code if kernel.id == session.main.id else session.exit_code
+        session = replace(session, exit_code=exit_code)
+        session, more = _terminate(session, reason, message, event.now, forced=failed_start)
+        effects += more
+    return _finish_if_empty(session, event.now, effects)
+
+
+def _finish_if_empty(session: Session, now: float, effects: tuple[Effect, ...]) -> tuple[Session, tuple[Effect, ...]]:
+    if session.status is not Status.TERMINATING or any(k.status not in TERMINAL for k in session.kernels):
+        return session, effects
+    if session.reason is Reason.RETRY:
+        return _back_to_queue(session, now), (*effects, Enqueue())
+    failed = session.reason in _FAILURES and session.result is not SessionResult.SUCCESS
+    ended = _move(session, Status.ERROR if failed else Status.TERMINATED, session.reason, session.message, now)
+    result = session.result
+    if result is SessionResult.UNDEFINED and session.spec.type is SessionType.BATCH:
+        result = SessionResult.FAILURE
+    return replace(ended, terminated_at=now, result=result), effects
+
+
+_FAILURES: Final = frozenset({Reason.START_FAILED, Reason.START_TIMEOUT, Reason.IMAGE_NOT_FOUND, Reason.AGENT_LOST})
+"""Reasons that make the end an ERROR and not a TERMINATED: nothing that the user or the program did."""
+
+
+def _back_to_queue(session: Session, now: float) -> Session:
+    kernels = tuple(Kernel(id=k.id, role=k.role, index=k.index) for k in session.kernels)
+    message = f"attempt {session.attempt} failed ({session.message}); waiting for another try"
+    queued = _move(session, Status.PENDING, Reason.RETRY, message, now)
+    return replace(queued, kernels=kernels, attempt=session.attempt + 1)
+
+
+def _startup_finished(session: Session, event: StartupFinished) -> tuple[Session, tuple[Effect, ...]]:
+    if session.spec.type is not SessionType.BATCH or session.result is not SessionResult.UNDEFINED:
+        return session, ()
+    succeeded = event.exit_code == 0 and not event.timed_out
+    session = replace(
+        session,
+        result=SessionResult.SUCCESS if succeeded else SessionResult.FAILURE,
+        exit_code=event.exit_code,
+    )
+    if event.timed_out:
+        reason, message = (
+            Reason.TASK_TIMEOUT,
+            f"the command ran longer than {session.spec.batch_timeout_s:g} s",
+        )
+    elif succeeded:
+        reason, message = Reason.TASK_FINISHED, "the command ended with exit code 0"
+    else:
+        reason, message = Reason.TASK_FAILED, f"the command ended with exit code {event.exit_code}"
+    if session.status is not Status.RUNNING:
+        return session, ()
+    return _terminate(session, reason, message, event.now, forced=False)
+
+
+def _terminate(
+    session: Session, reason: Reason, message: str, now: float, *, forced: bool
+) -> tuple[Session, tuple[Effect, ...]]:
+    if session.status is Status.PENDING:
+        cancelled = _move(session, Status.CANCELLED, reason, message, now)
+        kernels = tuple(
+            replace(k, status=Status.CANCELLED, reason=reason, message=message, terminated_at=now)
+            for k in session.kernels
+        )
+        return replace(cancelled, kernels=kernels, terminated_at=now), (Dequeue(),)
+    if session.status is Status.TERMINATING:
+        if reason is not Reason.RETRY and session.reason is Reason.RETRY:  # the user's wish outranks a new try
+            session = replace(session, reason=reason, message=message)
+        return session, _destroy(session, reason, forced=forced) if forced else ()
+    terminating = _move(session, Status.TERMINATING, reason, message, now)
+    effects = _destroy(session, reason, forced=forced)
+    kernels = tuple(
+        k if k.status in TERMINAL else replace(k, status=Status.TERMINATING, reason=reason, message="")
+        for k in session.kernels
+    )
+    return _finish_if_empty(replace(terminating, kernels=kernels), now, effects)
+
+
+def _destroy(session: Session, reason: Reason, *, forced: bool) -> tuple[Effect, ...]:
+    alive = tuple((k.id, k.agent_id) for k in session.kernels if k.agent_id and k.status not in TERMINAL)
+    return (DestroyKernels(alive, reason, forced),) if alive else ()
+
+
+def _restart(session: Session, event: RestartRequested) -> tuple[Session, tuple[Effect, ...]]:
+    if session.status is not Status.RUNNING:
+        return session, ()
+    kernels = tuple(
+        replace(k, status=Status.RESTARTING, reason=Reason.RESTART, started_at=None) for k in session.kernels
+    )
+    session = replace(session, kernels=kernels, epoch=session.epoch + 1)
+    session = _move(session, Status.RESTARTING, Reason.RESTART, "the user asked for fresh containers", event.now)
+    return session, (RestartKernels(tuple((k.id, k.agent_id) for k in kernels if k.agent_id)),)
+
+
+def _agent_lost(session: Session, event: AgentLost) -> tuple[Session, tuple[Effect, ...]]:
+    message = f"the node {event.agent_id} has been away for too long"
+    effects: tuple[Effect, ...] = ()
+    for kernel in session.kernels:
+        if kernel.agent_id != event.agent_id or kernel.status in TERMINAL:
+            continue
+        ended = KernelEnded(
+            cause=event.cause,
+            now=event.now,
+            kernel_id=kernel.id,
+            attempt=session.attempt,
+            reason=Reason.AGENT_LOST,
+            message=message,
+            retryable=True,
+        )
+        session, more = _kernel_ended(session, ended)
+        effects += more
+        if session.is_terminal or session.status is Status.PENDING:
+            break
+    return session, effects
+
+
+def _deadline_expired(session: Session, event: DeadlineExpired) -> tuple[Session, tuple[Effect, ...]]:
+    if session.status is not event.status or session.status_at != event.status_at:
+        return session, ()
+    match session.status:
+        case Status.PENDING:
+            return _terminate(
+                session,
+                Reason.PENDING_TIMEOUT,
+                "waited longer than allowed for a place",
+                event.now,
+                forced=False,
+            )
+        case Status.TERMINATING:
+            # Ask again, harder; the state's clock starts anew, so this repeats until the agents say it is done.
+            again = replace(session, status_at=event.now)
+            return again, _destroy(session, session.reason, forced=True)
+        case Status.RUNNING:
+            session = replace(session, result=SessionResult.FAILURE)
+            return _terminate(
+                session,
+                Reason.TASK_TIMEOUT,
+                f"the session ran longer than {session.spec.batch_timeout_s:g} s",
+                event.now,
+                forced=False,
+            )
+        case _:
+            message = f"still {session.status} after its time"
+            may_retry = session.status in STARTING and session.attempt < MAX_ATTEMPTS
+            reason = Reason.RETRY if may_retry else Reason.START_TIMEOUT
+            return _terminate(session, reason, message, event.now, forced=True)
+
+
+def _changes(before: Session, after: Session, event: Event) -> tuple[StatusChange, ...]:
+    changes = []
+    for old, new in zip(before.kernels, after.kernels, strict=True):
+        if old.status is not new.status:
+            changes.append(
+                StatusChange(
+                    session_id=after.id,
+                    kernel_id=new.id,
+                    before=old.status,
+                    after=new.status,
+                    reason=new.reason,
+                    message=new.message,
+                    at=event.now,
+                    cause=event.cause,
+                )
+            )
+    if before.status is not after.status:
+        changes.append(
+            StatusChange(
+                session_id=after.id,
+                kernel_id=None,
+                before=before.status,
+                after=after.status,
+                reason=after.reason,
+                message=after.message,
+                at=event.now,
+                cause=event.cause,
+            )
+        )
+    return tuple(changes)

@@ -1,0 +1,283 @@
+"""The scheduling interface: a snapshot goes in, an ordered plan comes out, and nothing else happens.
+
+``decide(snapshot) -> Plan`` is pure and deterministic. The live system, the dry run, the explanation and the
+simulator call the same function. The Manager re-checks every line of a plan before it commits it, so a policy can
+be wrong without doing harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from .devices import Allocation, Device
+from .ids import AccessKey, AgentId, KernelId, ResourceGroupName, SessionId
+from .sessions import ClusterMode, SessionType
+from .slots import ResourceSlots
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingSession:
+    """A session that waits for a place."""
+
+    id: SessionId
+    version: int
+    access_key: AccessKey
+    domain: str
+    project: str
+    user: str
+    type: SessionType
+    priority: int
+    submitted_at: float
+    image: str
+    architecture: str
+    slots: ResourceSlots
+    """Of each kernel."""
+    kernel_ids: tuple[KernelId, ...]
+    """``main1`` first; the length is the gang's size."""
+    cluster_mode: ClusterMode
+    designated_agents: tuple[AgentId, ...] = ()
+    starts_at: float | None = None
+    waiting_for: tuple[SessionId, ...] = ()
+    """Dependencies that have not succeeded yet; not eligible while there are any."""
+    avoid_agents: tuple[AgentId, ...] = ()
+    """Where an earlier attempt failed; they come last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningKernel:
+    """A kernel that holds devices."""
+
+    kernel_id: KernelId
+    session_id: SessionId
+    agent_id: AgentId
+    access_key: AccessKey
+    project: str
+    domain: str
+    allocation: Allocation
+    priority: int
+    placed_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A node on which sessions may be placed, with what is held there."""
+
+    agent_id: AgentId
+    architecture: str
+    devices: tuple[Device, ...]
+    held: Mapping[KernelId, Allocation] = field(default_factory=dict)
+    images: frozenset[str] = frozenset()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    unschedulable: str = ""
+    """Why nothing new may be placed here; empty when it may."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The world of one resource group at one moment, complete."""
+
+    now: float
+    resource_group: ResourceGroupName
+    pending: Sequence[PendingSession]
+    """In order of submission."""
+    running: Sequence[RunningKernel]
+    nodes: Sequence[Node]
+    """Sorted by agent id."""
+
+
+class RefusalCode(StrEnum):
+    """Why a session, or one node for it, was refused; each named once."""
+
+    NO_NODES = "no-nodes"
+    NOT_ENOUGH = "not-enough"
+    TOO_LARGE = "too-large-for-any-node"
+    FRAGMENTED = "fragmented"
+    ARCHITECTURE = "architecture"
+    NOT_DESIGNATED = "not-designated"
+    UNSCHEDULABLE = "node-unschedulable"
+    GANG = "gang-does-not-fit-together"
+    BEHIND_HEAD = "behind-the-head-of-the-queue"
+    NOT_YET = "starts-later"
+    DEPENDENCIES = "dependencies"
+    QUOTA = "quota"
+    POLICY_FAILED = "policy-failed"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRefusal:
+    """Why one node cannot take a kernel of the session."""
+
+    agent_id: AgentId
+    code: RefusalCode
+    message: str
+    shortfall: ResourceSlots = ResourceSlots()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a session was not placed in this pass."""
+
+    session_id: SessionId
+    code: RefusalCode
+    message: str
+    """A sentence for the person who waits."""
+    nodes: tuple[NodeRefusal, ...] = ()
+    """Per node; a live pass may leave it empty, an explanation fills it."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelPlacement:
+    """Where one kernel goes, down to devices."""
+
+    kernel_id: KernelId
+    agent_id: AgentId
+    allocation: Allocation
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a whole session goes; all of it or nothing."""
+
+    session_id: SessionId
+    version: int
+    """The session's version that was looked at."""
+    kernels: tuple[KernelPlacement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Preemption:
+    """End (or put back into the queue) one session so that another can start."""
+
+    victim: SessionId
+    beneficiary: SessionId
+    message: str
+    reschedule: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do, in this order, and why the rest must wait."""
+
+    placements: tuple[Placement, ...] = ()
+    preemptions: tuple[Preemption, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+
+
+class SchedulingPolicy(Protocol):
+    """Decides which session starts next, and where.
+
+    Must: be a pure, deterministic function of the snapshot; place each session at most once and completely; never
+    use more of a device than is free in the snapshot and left over by its own earlier placements.
+    Construction: ``Policy(selection=..., **options)``; an option it does not know is an ``InvalidParameter``.
+    """
+
+    name: str
+
+    def decide(self, snapshot: Snapshot) -> Plan:
+        """Return an ordered plan."""
+        ...
+
+    def explain(self, snapshot: Snapshot, session_id: SessionId) -> Refusal | Placement:
+        """Return what ``decide`` does with one session, with a reason for every node that refuses it.
+
+        Raises:
+            SessionNotFound: it is not pending in the snapshot.
+        """
+        ...
+
+
+class AgentSelection(Protocol):
+    """Ranks the nodes that could take a kernel."""
+
+    name: str
+
+    def rank(self, session: PendingSession, candidates: Sequence[Node]) -> Sequence[Node]:
+        """Return the candidates, best first; all of them, none invented."""
+        ...
+
+
+# ── what the Manager tells a policy actor, so that its snapshot stays warm ─────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class SessionQueued:
+    """A session waits (again); replaces what was known of it."""
+
+    session: PendingSession
+
+
+@dataclass(frozen=True, slots=True)
+class SessionUnqueued:
+    """A session no longer waits: cancelled, or placed (then ``KernelHeld`` follow)."""
+
+    session_id: SessionId
+
+
+@dataclass(frozen=True, slots=True)
+class KernelHeld:
+    """A kernel holds devices from now on."""
+
+    kernel: RunningKernel
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFreed:
+    """A kernel's devices are free again."""
+
+    kernel_id: KernelId
+
+
+@dataclass(frozen=True, slots=True)
+class NodeChanged:
+    """A node appeared or changed: everything about it but what is held there."""
+
+    agent_id: AgentId
+    unschedulable: str
+    """Why nothing new may be placed here; empty when it may."""
+    report: object
+    """The :class:`~.reports.NodeReport`; between actors a one-element list with the object-store reference to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeGone:
+    """A node left; kernels that were held there are freed by events of their own."""
+
+    agent_id: AgentId
+
+
+Change = SessionQueued | SessionUnqueued | KernelHeld | KernelFreed | NodeChanged | NodeGone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What happened in one resource group after ``since``; or, with ``full``, the whole world instead.
+
+    Numbers rise by one with every change and start anew with each Manager incarnation.
+    """
+
+    resource_group: ResourceGroupName
+    incarnation: str
+    upto: int
+    full: bool
+    changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A line of a plan that the Manager did not commit."""
+
+    session_id: SessionId
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What became of a plan."""
+
+    placed: tuple[SessionId, ...]
+    rejected: tuple[Rejection, ...]
+    upto: int
+    """The change number that the next snapshot must have reached."""
