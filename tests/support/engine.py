@@ -1,0 +1,44 @@
+"""The Docker engine and the images tests need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import docker
+import pytest
+from docker.errors import DockerException
+
+from backendai_ray.images import ensure_default_image
+from tests.support import images
+from tests.support.requirements import missing
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> Iterator[docker.DockerClient]:
+    """A client of the real engine."""
+    try:
+        client = docker.from_env(timeout=60)
+        client.ping()
+    except DockerException:
+        missing("no Docker engine answers")
+    with closing(client):
+        yield client
+
+
+@pytest.fixture(scope="session")
+def default_image(docker_engine: docker.DockerClient) -> str:
+    """The cluster's default Python image."""
+    return ensure_default_image(docker_engine)
+
+
+@pytest.fixture(scope="session")
+def no_python_image(docker_engine: docker.DockerClient) -> str:
+    """An image with a shell and the usual tools but without Python and without bash."""
+    return images.ensure_no_python_image(docker_engine)
+
+
+@pytest.fixture(scope="session")
+def exits_at_once_image(docker_engine: docker.DockerClient) -> str:
+    """An image whose entrypoint ends at once, whatever command it is given; it has no Python either."""
+    return images.ensure_exits_at_once_image(docker_engine)
