@@ -1,0 +1,38 @@
+"""``python -m bench NAME [options] [--json FILE]``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+from bench.figures import Report
+
+BENCHES = {
+    "session_start": "from the create call to the first output, against the same container through the Docker SDK",
+    "execute": "one execute round trip and the flow of output, against jupyter_client and ipykernel",
+    "submit": "what the control plane adds to a start, and no-op batch sessions per second",
+    "recover": "time to schedule again after a kill -9, and what was lost or leaked",
+    "idle": "memory and CPU of an idle cluster, against Ray alone with as many empty actors",
+}
+
+
+def main() -> int:
+    """Run one bench."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    benches = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+    for name, summary in BENCHES.items():
+        bench = benches.add_parser(name, help=summary, description=summary)
+        bench.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+        importlib.import_module(f"bench.{name}").add_options(bench)
+    options = parser.parse_args()
+    report = Report()
+    importlib.import_module(f"bench.{options.name}").run(report, options)
+    if options.json:
+        report.write(options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
