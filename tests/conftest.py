@@ -20,7 +20,7 @@ from tests.support.leaks import containers_and_networks, mark_this_run, processe
 from tests.support.requirements import SKIP_PREFIX
 from tests.support.waiting import wait_until
 
-pytest_plugins = ["tests.support.engine", "tests.support.ray_cluster", "tests.support.services"]
+pytest_plugins = ["tests.support.engine", "tests.support.live", "tests.support.ray_cluster", "tests.support.services"]
 
 _LEFTOVERS = pytest.StashKey[list[str]]()
 _ENGINE_BEFORE = pytest.StashKey[dict[str, str]]()
