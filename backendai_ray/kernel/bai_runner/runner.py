@@ -1,0 +1,226 @@
+"""The runner: the main thread executes runs one after another, the service thread serves the agent."""
+
+from __future__ import annotations
+
+import os
+import sys
+from _queue import SimpleQueue
+from _signal import SIGINT, pthread_kill  # type: ignore[import-not-found]
+from _signal import signal as set_signal_handler
+from _thread import get_ident, start_new_thread
+from time import monotonic, time
+
+from .output import Sink
+from .records import STDERR, STDOUT, STEP
+from .requests import Requests
+from .runs import RunTable
+from .streams import InputStream, OutputStream
+
+SHUTDOWN_GRACE_S = 3.0
+FINISHED, EXEC_TIMEOUT = "finished", "exec-timeout"
+
+MYPY = False
+if MYPY:
+    from collections.abc import Callable
+    from types import FrameType
+    from typing import Any
+
+    from .runs import Run
+    from .server import Server
+
+
+class Runner:
+    """Owns the sink, the runs and the two threads. Built in the main thread, which then calls :meth:`run`."""
+
+    def __init__(self, server: Server, token: bytes, options: dict[str, str]) -> None:
+        self.pid = os.getpid()
+        self.started_at = time()
+        self.server = server
+        self.workdir = options["workdir"]
+        self.run_dir = options["run-dir"]
+        self.runtime_name = options["runtime"]
+        self.sink = Sink(server.wake)
+        self.sink.guard = 1
+        self.table = RunTable(int(options["buffer-bytes"]))
+        self.jobs: Any = SimpleQueue()
+        self.inputs: Any = SimpleQueue()
+        self.modes: dict[str, Callable[[Run], int]] = {
+            "query": self._execute_query,
+            "batch": self._execute_batch,
+            "startup": self._execute_startup,
+        }
+        self._requests = Requests(self, token)
+        self._main_ident = get_ident()
+        self._log_fd = os.dup(2)
+        self._runtime: Any = None
+        self._stopping = False
+
+    def run(self) -> None:
+        """Serve and execute until shut down."""
+        for pipe in self.sink.capture():
+            self.server.watch(pipe.read_end, lambda pipe=pipe: self._read_pipe(pipe))  # type: ignore[misc]
+        sys.stdout = OutputStream(self.sink, STDOUT, 1, "<stdout>")
+        sys.stderr = OutputStream(self.sink, STDERR, 2, "<stderr>")
+        sys.stdin = InputStream(self.ask_line)
+        self.own_streams = (sys.stdout, sys.stderr)
+        os.register_at_fork(
+            before=self.sink.lock.acquire,
+            after_in_parent=self.sink.lock.release,
+            after_in_child=self._after_fork_in_child,
+        )
+        set_signal_handler(SIGINT, self._on_interrupt)
+        start_new_thread(self.server.serve, (self, self._requests))
+        # Whoever imports threading first is its main thread for ever: that must be this one.
+        import threading  # noqa: F401
+
+        self._prepare_runtime()
+        while self.jobs.get():
+            with self.sink.lock:
+                run = self.table.start_next()
+            if run is not None:
+                self._run_one(run)
+
+    def _run_one(self, run: Run) -> None:
+        sink = self.sink
+        sink.restore_fds()
+        sink.interrupted = False
+        set_signal_handler(SIGINT, self._on_interrupt)
+        sink.attach(run)
+        try:
+            exit_code = self.modes[run.mode](run)
+        except BaseException as error:
+            sink.guard = 1
+            self.report("runner.run_failed", error)
+            exit_code = 1
+        if sink.in_child:
+            os._exit(exit_code & 0xFF)
+        sink.detach()
+        with sink.lock:
+            self.table.end_active(exit_code)
+        self.server.wake()
+
+    # -- modes ------------------------------------------------------------------------------------------------
+
+    def _execute_query(self, run: Run) -> int:
+        if self._runtime is None:
+            self._prepare_runtime()
+        return int(self._runtime.execute(run))
+
+    def _execute_batch(self, run: Run) -> int:
+        from .batch import execute_steps
+
+        return int(execute_steps(self, run))
+
+    def _execute_startup(self, run: Run) -> int:
+        from .startup import execute_startup
+
+        return execute_startup(self, run)
+
+    def _prepare_runtime(self) -> None:
+        if self.runtime_name == "shell":
+            from .shell import ShellRuntime
+
+            self._runtime = ShellRuntime(self)
+        else:
+            from .query import PythonRuntime
+
+            self._runtime = PythonRuntime(self)
+
+    def namespace(self) -> dict[str, Any]:
+        """What completion looks names up in."""
+        return getattr(self._runtime, "namespace", None) or {}
+
+    def call_user(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call into user code: from here to its return an interrupt raises KeyboardInterrupt."""
+        sink = self.sink
+        try:
+            sink.guard = 0
+            if sink.interrupted:
+                sink.interrupted = False
+                raise KeyboardInterrupt
+            return function(*args)
+        finally:
+            sink.guard = 1
+
+    # -- input and interrupt ----------------------------------------------------------------------------------
+
+    def ask_line(self, password: bool) -> str:
+        """Wait for a line from the client; "" (the end of the input) where nobody can be asked."""
+        run = self.sink.run
+        if run is None or self.sink.in_child:
+            return ""
+        try:
+            with self.sink.lock:
+                run.password = password
+                run.waiting_input = True
+            self.server.wake()
+            return str(self.inputs.get()) + "\n"
+        finally:
+            run.waiting_input = False
+
+    def interrupt(self, run_id: str) -> bool:
+        """Interrupt the active run (if it is *run_id* or none is named). Service thread."""
+        with self.sink.lock:
+            run = self.table.active
+            if run is None or (run_id and run.id != run_id):
+                return False
+            instead = run.interrupt
+            self.sink.free_room()
+        if instead is not None:
+            instead()
+        else:
+            pthread_kill(self._main_ident, SIGINT)
+        return True
+
+    def _on_interrupt(self, signum: int, frame: FrameType | None) -> None:
+        if self.sink.guard:
+            self.sink.interrupted = self.sink.run is not None
+        else:
+            raise KeyboardInterrupt
+
+    # -- helpers ----------------------------------------------------------------------------------------------
+
+    def end_step(self, run: Run, name: str, exit_code: int) -> None:
+        """Tell the end of a build step at its place in the output."""
+        self.sink.drain_pipes()
+        with self.sink.lock:
+            run.buffer.force(STEP, "%s %d" % (name, exit_code))
+        self.server.wake()
+
+    def start_thread(self, function: Callable[[], None]) -> None:
+        start_new_thread(function, ())
+
+    def report(self, event: str, error: BaseException) -> None:
+        """Write a fault of the runner itself to the container's own log."""
+        try:
+            os.write(self._log_fd, ("%s: %r\n" % (event, error)).encode("utf-8", "backslashreplace"))
+        except OSError:
+            pass
+
+    def begin_shutdown(self) -> None:
+        """Stop soon: interrupt what runs, let atexit handlers run, and end in any case after a grace."""
+        if self._stopping:
+            return
+        self._stopping = True
+        with self.sink.lock:
+            self.table.cancel_queued()
+        self.interrupt("")
+        self.jobs.put(None)
+        end_at = monotonic() + SHUTDOWN_GRACE_S
+
+        def end_hard(now: float) -> float:
+            if now >= end_at:
+                os._exit(0)
+            return end_at
+
+        self.server.timers.append(end_hard)
+
+    def _read_pipe(self, pipe: Any) -> bool:
+        if self.sink.must_wait():
+            return False
+        pipe.drain()
+        return True
+
+    def _after_fork_in_child(self) -> None:
+        self.sink.become_child()
+        self.server.close_in_child()
