@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Final, assert_never
 
 from .devices import Allocation
@@ -26,18 +27,11 @@ MAX_ATTEMPTS: Final = 3
 TRANSITIONS: Final[Mapping[Status, frozenset[Status]]] = {
     Status.PENDING: frozenset({Status.SCHEDULED, Status.CANCELLED}),
     Status.SCHEDULED: frozenset(
-        {
-            Status.PREPARING,
-            Status.PULLING,
-            Status.CREATING,
-            Status.RUNNING,
-            Status.TERMINATING,
-            Status.PENDING,
-        }
+        {Status.PREPARING, Status.PULLING, Status.CREATING, Status.RUNNING, Status.TERMINATING}
     ),
-    Status.PREPARING: frozenset({Status.PULLING, Status.CREATING, Status.RUNNING, Status.TERMINATING, Status.PENDING}),
-    Status.PULLING: frozenset({Status.CREATING, Status.RUNNING, Status.TERMINATING, Status.PENDING}),
-    Status.CREATING: frozenset({Status.RUNNING, Status.TERMINATING, Status.PENDING}),
+    Status.PREPARING: frozenset({Status.PULLING, Status.CREATING, Status.RUNNING, Status.TERMINATING}),
+    Status.PULLING: frozenset({Status.CREATING, Status.RUNNING, Status.TERMINATING}),
+    Status.CREATING: frozenset({Status.RUNNING, Status.TERMINATING}),
     Status.RUNNING: frozenset({Status.RESTARTING, Status.TERMINATING}),
     Status.RESTARTING: frozenset({Status.RUNNING, Status.TERMINATING}),
     Status.TERMINATING: frozenset({Status.TERMINATED, Status.ERROR, Status.PENDING}),
@@ -45,7 +39,9 @@ TRANSITIONS: Final[Mapping[Status, frozenset[Status]]] = {
     Status.CANCELLED: frozenset(),
     Status.ERROR: frozenset(),
 }
-"""Every legal move of a session. A start that failed and may be tried again goes back to PENDING."""
+"""Every legal move of a session. One event may make two of them: a session whose last kernel ends by itself goes
+through TERMINATING within one step, and the history shows both moves. A start that failed in a way that may pass
+goes back to PENDING once nothing of it is left."""
 
 OWNERS: Final[Mapping[Status, str]] = {
     Status.PENDING: "sokovan",
@@ -82,7 +78,12 @@ class Deadlines:
             return None
         else:
             limit = getattr(self, session.status.value.lower())
-        return None if limit is None else session.status_at + limit
+        if limit is None:
+            return None
+        since = session.status_at
+        if session.status is Status.PENDING and session.spec.starts_at is not None:
+            since = max(since, session.spec.starts_at)  # waiting for one's own start time is not waiting for a place
+        return since + limit
 
 
 # ── events ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -334,6 +335,8 @@ def _with_kernel(session: Session, kernel: Kernel) -> Session:
 def _placed(session: Session, event: Placed) -> tuple[Session, tuple[Effect, ...]]:
     if session.status is not Status.PENDING:
         return session, ()
+    if missing := [kernel.hostname for kernel in session.kernels if kernel.id not in event.where]:
+        raise InvalidTransition(f"session {session.id} cannot be placed without {', '.join(missing)}")
     kernels = tuple(
         replace(
             kernel,
@@ -356,7 +359,7 @@ def _kernel_progressed(session: Session, event: KernelProgressed) -> tuple[Sessi
     kernel = session.kernel(event.kernel_id)
     if kernel is None or event.attempt != session.attempt or kernel.status not in STARTING:
         return session, ()
-    if _PROGRESS_ORDER.index(event.status) <= _PROGRESS_ORDER.index(kernel.status):
+    if event.status not in STARTING or _PROGRESS_ORDER.index(event.status) <= _PROGRESS_ORDER.index(kernel.status):
         return session, ()
     kernel = replace(kernel, status=event.status, reason=Reason.PROGRESS, message=event.message)
     session = _with_kernel(session, kernel)
@@ -376,6 +379,8 @@ def _kernel_started(session: Session, event: KernelStarted) -> tuple[Session, tu
         return session, (DestroyKernels(((kernel.id, kernel.agent_id),), session.reason),)
     if kernel.status is Status.RUNNING:
         return session, ()
+    if kernel.status is Status.RESTARTING and event.container_id and event.container_id == kernel.container_id:
+        return session, ()  # late word of the container that is being replaced
     kernel = replace(
         kernel,
         status=Status.RUNNING,
@@ -399,10 +404,11 @@ def _kernel_ended(session: Session, event: KernelEnded) -> tuple[Session, tuple[
     if kernel is None or kernel.agent_id is None or event.attempt != session.attempt or kernel.status in TERMINAL:
         return session, ()
     agent_id = kernel.agent_id
-    failed_start = kernel.status in STARTING and session.status is not Status.TERMINATING
+    # Of a gang that is not complete yet, a member that ran already ends as part of the failed start.
+    failed_start = session.status in STARTING
     kernel = replace(
         kernel,
-        status=Status.ERROR if failed_start else Status.TERMINATED,
+        status=Status.ERROR if failed_start and kernel.status in STARTING else Status.TERMINATED,
         reason=event.reason,
         message=event.message,
         exit_code=event.exit_code,
@@ -449,6 +455,8 @@ def _back_to_queue(session: Session, now: float) -> Session:
 def _startup_finished(session: Session, event: StartupFinished) -> tuple[Session, tuple[Effect, ...]]:
     if session.spec.type is not SessionType.BATCH or session.result is not SessionResult.UNDEFINED:
         return session, ()
+    if session.status not in (Status.RUNNING, Status.TERMINATING):
+        return session, ()  # a restart cut it off; what counts is the run after it
     succeeded = event.exit_code == 0 and not event.timed_out
     session = replace(
         session,
@@ -456,17 +464,19 @@ def _startup_finished(session: Session, event: StartupFinished) -> tuple[Session
         exit_code=event.exit_code,
     )
     if event.timed_out:
-        reason, message = (
-            Reason.TASK_TIMEOUT,
-            f"the command ran longer than {session.spec.batch_timeout_s:g} s",
-        )
+        reason, message = Reason.TASK_TIMEOUT, f"the command ran longer than {_allowed_time(session)}"
     elif succeeded:
         reason, message = Reason.TASK_FINISHED, "the command ended with exit code 0"
     else:
         reason, message = Reason.TASK_FAILED, f"the command ended with exit code {event.exit_code}"
-    if session.status is not Status.RUNNING:
+    if session.status is Status.TERMINATING:
         return session, ()
     return _terminate(session, reason, message, event.now, forced=False)
+
+
+def _allowed_time(session: Session) -> str:
+    limit = session.spec.batch_timeout_s
+    return "allowed" if limit is None else f"{limit:g} s"
 
 
 def _terminate(
@@ -527,7 +537,15 @@ def _agent_lost(session: Session, event: AgentLost) -> tuple[Session, tuple[Effe
         effects += more
         if session.is_terminal or session.status is Status.PENDING:
             break
-    return session, effects
+    return session, tuple(kept for effect in effects if (kept := _without_agent(effect, event.agent_id)))
+
+
+def _without_agent(effect: Effect, agent_id: AgentId) -> Effect | None:
+    """Drop orders to an agent that is lost; what it still has is destroyed when it comes back."""
+    if not isinstance(effect, DestroyKernels):
+        return effect
+    reachable = tuple(pair for pair in effect.kernels if pair[1] != agent_id)
+    return replace(effect, kernels=reachable) if reachable else None
 
 
 def _deadline_expired(session: Session, event: DeadlineExpired) -> tuple[Session, tuple[Effect, ...]]:
@@ -547,14 +565,11 @@ def _deadline_expired(session: Session, event: DeadlineExpired) -> tuple[Session
             again = replace(session, status_at=event.now)
             return again, _destroy(session, session.reason, forced=True)
         case Status.RUNNING:
+            if session.spec.type is not SessionType.BATCH or session.spec.batch_timeout_s is None:
+                return session, ()
             session = replace(session, result=SessionResult.FAILURE)
-            return _terminate(
-                session,
-                Reason.TASK_TIMEOUT,
-                f"the session ran longer than {session.spec.batch_timeout_s:g} s",
-                event.now,
-                forced=False,
-            )
+            message = f"the session ran longer than {_allowed_time(session)}"
+            return _terminate(session, Reason.TASK_TIMEOUT, message, event.now, forced=False)
         case _:
             message = f"still {session.status} after its time"
             may_retry = session.status in STARTING and session.attempt < MAX_ATTEMPTS
@@ -563,32 +578,37 @@ def _deadline_expired(session: Session, event: DeadlineExpired) -> tuple[Session
 
 
 def _changes(before: Session, after: Session, event: Event) -> tuple[StatusChange, ...]:
-    changes = []
-    for old, new in zip(before.kernels, after.kernels, strict=True):
-        if old.status is not new.status:
-            changes.append(
-                StatusChange(
-                    session_id=after.id,
-                    kernel_id=new.id,
-                    before=old.status,
-                    after=new.status,
-                    reason=new.reason,
-                    message=new.message,
-                    at=event.now,
-                    cause=event.cause,
-                )
-            )
+    changes = [
+        _change(after.id, new.id, old.status, new.status, new.reason, new.message, event)
+        for old, new in zip(before.kernels, after.kernels, strict=True)
+        if old.status is not new.status
+    ]
     if before.status is not after.status:
-        changes.append(
-            StatusChange(
-                session_id=after.id,
-                kernel_id=None,
-                before=before.status,
-                after=after.status,
-                reason=after.reason,
-                message=after.message,
-                at=event.now,
-                cause=event.cause,
-            )
+        path = [before.status, after.status]
+        if after.status not in TRANSITIONS[before.status]:  # two moves in one step, see TRANSITIONS
+            path.insert(1, Status.TERMINATING)
+        changes.extend(
+            _change(after.id, None, old, new, after.reason, after.message, event) for old, new in pairwise(path)
         )
     return tuple(changes)
+
+
+def _change(
+    session_id: SessionId,
+    kernel_id: KernelId | None,
+    before: Status,
+    after: Status,
+    reason: Reason,
+    message: str,
+    event: Event,
+) -> StatusChange:
+    return StatusChange(
+        session_id=session_id,
+        kernel_id=kernel_id,
+        before=before,
+        after=after,
+        reason=reason,
+        message=message,
+        at=event.now,
+        cause=event.cause,
+    )
