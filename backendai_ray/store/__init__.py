@@ -1,0 +1,23 @@
+"""Durable state: one interface, SQLite by default and PostgreSQL by URL."""
+
+from .records import (
+    AgentRecord,
+    Batch,
+    GroupRecord,
+    IdempotencyRecord,
+    KernelLog,
+    KeypairRecord,
+    OutboxEvent,
+)
+from .store import Store
+
+__all__ = [
+    "AgentRecord",
+    "Batch",
+    "GroupRecord",
+    "IdempotencyRecord",
+    "KernelLog",
+    "KeypairRecord",
+    "OutboxEvent",
+    "Store",
+]
