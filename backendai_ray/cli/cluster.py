@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -160,3 +161,48 @@ def status(data_dir: Path | None, as_json: bool) -> None:
     click.echo(f"The cluster runs at {state.endpoint} (pid {state.pid}), {len(nodes)} node(s).")
     for node in nodes:
         click.echo(f"  {node['id']}: {node['status']} ({node['backend']})")
+
+
+@click.command()
+@click.option("--address", default="auto", show_default=True, help="The Ray cluster's address.")
+@click.option("--config", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A TOML settings file.")
+@click.option("--host", default=None, help="Address that the front door listens on.")
+@_data_dir_option
+@_json_option
+def deploy(address: str, config: Path | None, host: str | None, data_dir: Path | None, as_json: bool) -> None:
+    """Make the actors on a Ray cluster that runs already (after `ray up`); repeating it changes nothing.
+
+    The event bus must be a server of its own here: set bus.url. The store should be PostgreSQL: set store.url.
+    """
+    import asyncio
+
+    settings = _load(data_dir, config, **({"api": {"host": host}} if host else {}))
+    bus_url = settings.bus.url.get_secret_value()
+    if not bus_url:
+        raise click.ClickException("set bus.url (BAI_BUS__URL=redis://…): only `bai up` brings an event bus of its own")
+    from backendai_ray.ray_env import apply_ray_environment
+
+    apply_ray_environment(loopback_only=False, token_file=_shared_token())
+    import ray
+
+    from backendai_ray.cluster import deploy as deploy_actors
+
+    try:
+        ray.init(address=address, namespace=settings.namespace, log_to_driver=False, logging_level="error")
+    except (ConnectionError, ValueError) as exc:
+        raise click.ClickException(f"no Ray cluster answers at {address}: {exc}") from None
+    ports = [settings.api.port + index for index in range(settings.api.front_doors)]
+    made = asyncio.run(deploy_actors(settings, bus_url=bus_url, ports=ports))
+    if as_json:
+        click.echo(
+            json.dumps({"endpoints": made.endpoints, "access_key": made.access_key, "secret_key": made.secret_key})
+        )
+        return
+    click.echo(f"The cluster is ready at {', '.join(made.endpoints)}.")
+    click.echo(f"export BACKEND_ENDPOINT={made.endpoints[0]} BACKEND_ENDPOINT_TYPE=api")
+    click.echo(f"export BACKEND_ACCESS_KEY={made.access_key} BACKEND_SECRET_KEY={made.secret_key}")
+
+
+def _shared_token() -> Path | None:
+    path = Path("~/.ray/auth_token").expanduser()
+    return path if path.exists() else None
