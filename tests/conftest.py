@@ -20,7 +20,8 @@ from tests.support.leaks import containers_and_networks, mark_this_run, processe
 from tests.support.requirements import SKIP_PREFIX
 from tests.support.waiting import wait_until
 
-pytest_plugins = ["tests.support.engine", "tests.support.live", "tests.support.ray_cluster", "tests.support.services"]
+# In the order in which they import each other: pytest rewrites the assertions of a module only before its first import.
+pytest_plugins = ["tests.support.ray_cluster", "tests.support.services", "tests.support.engine", "tests.support.live"]
 
 _LEFTOVERS = pytest.StashKey[list[str]]()
 _ENGINE_BEFORE = pytest.StashKey[dict[str, str]]()

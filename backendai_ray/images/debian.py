@@ -34,15 +34,25 @@ def build_rootfs(root: Path, *, packages: Sequence[str], report: Callable[[str],
     Raises:
         EngineUnavailable: debootstrap, root or a mirror is missing, or debootstrap failed; the message says which.
     """
-    debootstrap = shutil.which("debootstrap", path=_SYSTEM_PATH)
-    if debootstrap is None:
-        raise _cannot("debootstrap is not installed. As root: apt-get install debootstrap (or: make system)")
+    debootstrap = find_debootstrap()
     if os.geteuid() != 0:
         raise _cannot("only root can unpack a Debian system. Run this once as root: python -m backendai_ray.images")
     mirror = find_mirror()
     command = [debootstrap, "--variant=minbase", f"--include={','.join(packages)}", SUITE, str(root), mirror]
     _run_debootstrap(command, report)
     _remove_useless(root)
+
+
+def find_debootstrap() -> str:
+    """Returns the path of the tool.
+
+    Raises:
+        EngineUnavailable: It is not installed.
+    """
+    path = shutil.which("debootstrap", path=_SYSTEM_PATH)
+    if path is None:
+        raise _cannot("debootstrap is not installed. As root: apt-get install debootstrap (or: make system)")
+    return path
 
 
 def find_mirror() -> str:

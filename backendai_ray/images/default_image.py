@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from docker.errors import DockerException, ImageNotFound
 
 from backendai_ray.core.errors import EngineUnavailable
-from backendai_ray.images.debian import SUITE, build_rootfs
+from backendai_ray.images.debian import SUITE, build_rootfs, find_debootstrap
 from backendai_ray.images.importing import import_rootfs
 
 if TYPE_CHECKING:
@@ -137,8 +137,8 @@ def _prepare_work_dir(root: Path) -> None:
 @contextmanager
 def _one_builder_at_a_time(report: Progress) -> Iterator[None]:
     """Hold this machine's build lock: the second caller waits, then finds the image."""
-    lock_path = Path(tempfile.gettempdir(), f"backendai-ray-image-{os.getuid()}.lock")
-    descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    # The tool's own file is the lock: every installation on this machine sees it, and none is left behind.
+    descriptor = os.open(find_debootstrap(), os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
