@@ -1,0 +1,56 @@
+"""The client: :class:`Client` for plain code, :class:`AsyncClient` for asyncio. Installs and imports light.
+
+Errors are the classes of :mod:`backendai_ray.core.errors`.
+"""
+
+from backendai_ray.client._async_client import AsyncClient
+from backendai_ray.client._config import ClientConfig, load_config
+from backendai_ray.client._handle import AsyncSession
+from backendai_ray.client._models import (
+    Event,
+    Explanation,
+    FileInfo,
+    InputRequest,
+    KernelInfo,
+    NodeInfo,
+    NodeRefusal,
+    OutputChunk,
+    RunResult,
+    SessionInfo,
+    SessionPage,
+    StatusChange,
+)
+from backendai_ray.client._runs import AsyncRun, InputSource
+from backendai_ray.client._sessions import AsyncSessions
+from backendai_ray.client._sync import Client, Run, Session, Sessions, Terminal
+from backendai_ray.client._terminal import AsyncTerminal
+from backendai_ray.client._transport import RequestLost
+
+__all__ = [
+    "AsyncClient",
+    "AsyncRun",
+    "AsyncSession",
+    "AsyncSessions",
+    "AsyncTerminal",
+    "Client",
+    "ClientConfig",
+    "Event",
+    "Explanation",
+    "FileInfo",
+    "InputRequest",
+    "InputSource",
+    "KernelInfo",
+    "NodeInfo",
+    "NodeRefusal",
+    "OutputChunk",
+    "RequestLost",
+    "Run",
+    "RunResult",
+    "Session",
+    "SessionInfo",
+    "SessionPage",
+    "Sessions",
+    "StatusChange",
+    "Terminal",
+    "load_config",
+]

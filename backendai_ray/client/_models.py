@@ -1,0 +1,242 @@
+"""What the client returns: frozen records, read from the server's JSON.
+
+Unknown keys are ignored and missing ones have a neutral value, so that an older client reads a newer server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from backendai_ray.core.execution import OutputType, RunStatus
+from backendai_ray.core.sessions import TERMINAL, Status
+from backendai_ray.core.slots import format_amount
+
+
+def _text(value: Any) -> Any:
+    return "" if value is None else value
+
+
+def _moment(value: Any) -> Any:
+    if isinstance(value, int | float):
+        return datetime.fromtimestamp(value, UTC)
+    return value or None
+
+
+def _amounts(value: Any) -> Any:
+    """Write bare numbers of bytes as people do; leave amounts that are written so already."""
+    if not isinstance(value, dict):
+        return value or {}
+    texts = {slot: str(amount) for slot, amount in value.items()}
+    return {
+        slot: format_amount(slot, int(text)) if slot.endswith("mem") and text.isdigit() else text
+        for slot, text in texts.items()
+    }
+
+
+def _named(*names: str) -> Any:
+    return AliasChoices(*names)
+
+
+Amounts = Annotated[Mapping[str, str], BeforeValidator(_amounts)]
+Text = Annotated[str, BeforeValidator(_text)]
+Moment = Annotated[datetime | None, BeforeValidator(_moment)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, alias_generator=to_camel)
+
+
+class KernelInfo(_Record):
+    """One container of a session."""
+
+    id: str = Field(validation_alias=_named("id", "kernelId"))
+    hostname: Text = ""
+    """The name under which the other kernels of the gang reach it: ``main1``, ``sub1``, …"""
+    role: Text = ""
+    index: int = 1
+    status: Text = ""
+    reason: Text = Field("", validation_alias=_named("reason", "statusInfo"))
+    message: Text = ""
+    agent_id: Text = ""
+    container_id: Text = ""
+    exit_code: int | None = None
+
+
+class SessionInfo(_Record):
+    """Where a session stands."""
+
+    id: str = Field(validation_alias=_named("id", "sessionId"))
+    name: Text = Field("", validation_alias=_named("name", "sessionName"))
+    type: Text = ""
+    image: Text = ""
+    status: str
+    reason: Text = Field("", validation_alias=_named("reason", "statusInfo"))
+    message: Text = ""
+    """The sentence beside the reason."""
+    result: Text = ""
+    exit_code: int | None = None
+    cluster_size: int = 1
+    cluster_mode: Text = ""
+    resources: Amounts = Field(default_factory=dict, validation_alias=_named("resources", "requestedSlots"))
+    """Of each kernel."""
+    created_at: Moment = Field(None, validation_alias=_named("created_at", "creationTime"))
+    started_at: Moment = None
+    terminated_at: Moment = Field(None, validation_alias=_named("terminated_at", "terminationTime"))
+    kernels: tuple[KernelInfo, ...] = ()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether code can be run in it now."""
+        return self.status == Status.RUNNING
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether it has ended, in whatever way."""
+        return self.status in TERMINAL
+
+    @property
+    def where(self) -> tuple[str, ...]:
+        """The nodes on which its kernels are."""
+        return tuple(sorted({k.agent_id for k in self.kernels if k.agent_id}))
+
+
+class SessionPage(_Record):
+    """Some sessions of a listing, newest first."""
+
+    items: tuple[SessionInfo, ...] = ()
+    total: int = 0
+
+
+class StatusChange(_Record):
+    """One line of a session's history."""
+
+    before: Text = ""
+    after: Text = ""
+    reason: Text = ""
+    message: Text = ""
+    at: Moment = None
+    kernel_id: Text = ""
+    """Empty: the session itself."""
+    cause: Text = ""
+    """Id of what started it, the same on everything that followed from it."""
+
+
+class NodeRefusal(_Record):
+    """Why one node cannot take a waiting session."""
+
+    agent_id: Text = ""
+    code: Text = ""
+    message: Text = ""
+    shortfall: Amounts = Field(default_factory=dict)
+
+
+class Explanation(_Record):
+    """Why a session waits, or that it does not."""
+
+    status: Text = ""
+    code: Text = ""
+    message: Text = ""
+    nodes: tuple[NodeRefusal, ...] = ()
+
+
+class NodeInfo(_Record):
+    """A node and what it has."""
+
+    id: str = Field(validation_alias=_named("id", "agentId", "agent_id"))
+    status: Text = ""
+    resource_group: Text = ""
+    architecture: Text = ""
+    backend: Text = ""
+    capacity: Amounts = Field(default_factory=dict)
+    occupied: Amounts = Field(default_factory=dict)
+    schedulable: bool = True
+    message: Text = ""
+    """Why nothing new is placed there, when nothing is."""
+
+
+class FileInfo(_Record):
+    """One entry of a session's folder."""
+
+    name: str = Field(validation_alias=_named("name", "filename"))
+    kind: Text = "file"
+    """``file``, ``dir``, ``link`` or ``other``."""
+    size: int = 0
+    """In bytes."""
+    mode: Text = ""
+    modified_at: Moment = Field(None, validation_alias=_named("modified_at", "modifiedAt", "mtime"))
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a session or a kernel."""
+
+    id: str
+    """Pass it as ``last_event_id`` to go on after this event."""
+    name: str
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputChunk:
+    """A piece of a run's output, in the order in which the program wrote."""
+
+    type: OutputType
+    data: str
+    mime: str = ""
+    """Of media: the content's type; binary content is base64."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputRequest:
+    """A program waits for a line of input."""
+
+    is_password: bool = False
+    prompt: str = ""
+    """The line of output that the program has begun, which is usually its question."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run went, with all of its output."""
+
+    run_id: str
+    status: RunStatus
+    exit_code: int | None
+    console: tuple[OutputChunk, ...] = ()
+    phases: Mapping[str, int | None] = field(default_factory=dict)
+    """Exit codes of the steps of a batch run that ended: ``clean``, ``build``."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it finished with exit code 0."""
+        return self.status == RunStatus.FINISHED and not self.exit_code
+
+    @cached_property
+    def stdout(self) -> str:
+        """All of its standard output."""
+        return self._text(OutputType.STDOUT)
+
+    @cached_property
+    def stderr(self) -> str:
+        """All of its standard error."""
+        return self._text(OutputType.STDERR)
+
+    @cached_property
+    def html(self) -> tuple[str, ...]:
+        """Its HTML outputs."""
+        return tuple(c.data for c in self.console if c.type == OutputType.HTML)
+
+    @cached_property
+    def media(self) -> tuple[tuple[str, str], ...]:
+        """Its images and the like, as ``(mime type, content)``; binary content is base64."""
+        return tuple((c.mime, c.data) for c in self.console if c.type == OutputType.MEDIA)
+
+    def _text(self, kind: OutputType) -> str:
+        return "".join(c.data for c in self.console if c.type == kind)

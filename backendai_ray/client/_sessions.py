@@ -1,0 +1,182 @@
+"""Sessions: asking for them and finding them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from secrets import token_hex
+from typing import Any
+from urllib.parse import quote
+
+from backendai_ray.client._handle import AsyncSession
+from backendai_ray.client._models import SessionInfo, SessionPage
+from backendai_ray.client._transport import Transport
+from backendai_ray.core.errors import BackendError, InvalidParameter
+from backendai_ray.core.sessions import TERMINAL, ClusterMode, SessionType, Status
+
+LIVE = tuple(str(s) for s in Status if s not in TERMINAL)
+"""The statuses of sessions that have not ended."""
+
+Amount = str | int | float
+
+
+class AsyncSessions:
+    """What a client does with sessions as a whole."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def create(
+        self,
+        image: str,
+        *,
+        name: str | None = None,
+        type: SessionType | str = SessionType.INTERACTIVE,  # noqa: A002 - the API's word for it
+        cpu: Amount = 1,
+        mem: Amount = "512m",
+        resources: Mapping[str, Amount] | None = None,
+        shmem: Amount | None = None,
+        cluster_size: int = 1,
+        cluster_mode: ClusterMode | str = ClusterMode.SINGLE_NODE,
+        env: Mapping[str, str] | None = None,
+        startup_command: str | None = None,
+        bootstrap_script: str | None = None,
+        batch_timeout_s: float | None = None,
+        priority: int | None = None,
+        starts_at: str | None = None,
+        depends_on: Sequence[str] = (),
+        resource_group: str | None = None,
+        agents: Sequence[str] = (),
+        preopen_ports: Sequence[int] = (),
+        callback_url: str | None = None,
+        tag: str | None = None,
+        reuse: bool = False,
+        wait: bool = True,
+        timeout: float | None = None,
+        on_progress: Callable[[SessionInfo], None] | None = None,
+    ) -> AsyncSession:
+        """Ask for a session.
+
+        Args:
+            image: An image, or a short name for one such as ``python``.
+            name: Unique among your live sessions; made up when not given.
+            type: ``interactive``, or ``batch`` (which runs ``startup_command`` and ends).
+            cpu: Cores of each container.
+            mem: Memory of each container, such as ``"512m"`` or ``"4g"``.
+            resources: Further slots of each container, such as ``{"cuda.device": 1}``.
+            shmem: Size of ``/dev/shm``.
+            cluster_size: How many containers; they reach each other as ``main1``, ``sub1``, ``sub2``, …
+            cluster_mode: ``single-node`` or ``multi-node``.
+            env: Environment variables.
+            startup_command: The shell command of a batch session.
+            bootstrap_script: Run in each container before anything else.
+            batch_timeout_s: How long the startup command may take.
+            priority: Higher starts earlier, where the policy looks at it.
+            starts_at: Not before this ISO 8601 date.
+            depends_on: Sessions that must succeed first.
+            resource_group: The set of nodes to run on.
+            agents: Run on these nodes only.
+            preopen_ports: Ports of the containers to publish.
+            callback_url: Called with every change of status.
+            tag: A word of yours.
+            reuse: Return the live session of that name if there is one, instead of failing.
+            wait: Return only when it runs (a batch session may have ended by then).
+            timeout: How many seconds to wait; ``None``: as long as it takes.
+            on_progress: Called with the session whenever its status changes while waiting.
+
+        Raises:
+            InvalidParameter: the server refuses a field; ``details["field"]`` names it.
+            NameInUse: a live session has the name.
+            InsufficientResources: no node is large enough.
+            KernelStartFailed, ImageNotFound: it could not start.
+            RequestTimeout: it did not run in time. Whenever waiting fails, the session is ended again.
+        """
+        slots = {"cpu": cpu, "mem": mem, **(resources or {})}
+        config = {
+            "resources": {slot: str(amount) for slot, amount in slots.items()},
+            "resource_opts": {"shmem": str(shmem)} if shmem is not None else {},
+            "environ": dict(env or {}),
+            "scalingGroup": resource_group,
+            "agentList": list(agents) or None,
+            "preopen_ports": list(preopen_ports) or None,
+        }
+        body = {
+            "image": image,
+            "name": name if name is not None else f"{str(type)[:11]}-{token_hex(4)}",
+            "type": str(type),
+            "clusterSize": cluster_size,
+            "clusterMode": str(cluster_mode),
+            "startupCommand": startup_command,
+            "bootstrap_script": bootstrap_script,
+            "batch_timeout": batch_timeout_s,
+            "priority": priority,
+            "starts_at": starts_at,
+            "dependencies": list(depends_on) or None,
+            "callbackURL": callback_url,
+            "tag": tag,
+            "reuseIfExists": reuse,
+            "enqueueOnly": True,
+            "config": _given(config),
+        }
+        session = await self._submit(_given(body))
+        if wait:
+            await self._start(session, timeout, on_progress)
+        return session
+
+    async def get(self, name_or_id: str) -> AsyncSession:
+        """Return a handle to the session of that name or id.
+
+        Raises:
+            SessionNotFound: you have none like this.
+        """
+        if not name_or_id:
+            raise InvalidParameter("name: give a session's name or id", field="name")
+        found = SessionInfo.model_validate(await self._transport.json("GET", f"/session/{quote(name_or_id, safe='')}"))
+        return AsyncSession(self._transport, found.id, found.name)
+
+    async def list(
+        self, *, statuses: Sequence[Status | str] | None = None, limit: int = 50, offset: int = 0
+    ) -> SessionPage:
+        """Return some of your sessions, newest first; without ``statuses`` those that have not ended."""
+        wanted = LIVE if statuses is None else statuses
+        params: dict[str, str | int] = {"status": ",".join(map(str, wanted)), "limit": limit, "offset": offset}
+        return SessionPage.model_validate(await self._transport.json("GET", "/session", params=params))
+
+    async def iterate(
+        self, *, statuses: Sequence[Status | str] | None = None, page_size: int = 100
+    ) -> AsyncIterator[SessionInfo]:
+        """Yield all of your sessions, newest first, page by page."""
+        seen: set[str] = set()
+        offset = 0
+        while True:
+            page = await self.list(statuses=statuses, limit=page_size, offset=offset)
+            for info in page.items:
+                if info.id not in seen:  # new sessions push older ones onto the next page
+                    seen.add(info.id)
+                    yield info
+            offset += page_size
+            if offset >= page.total or not page.items:
+                return
+
+    async def _submit(self, body: Mapping[str, Any]) -> AsyncSession:
+        answer = await self._transport.json("POST", "/session", body=body)
+        return AsyncSession(
+            self._transport,
+            answer["sessionId"],
+            answer.get("sessionName") or str(body["name"]),
+            created=bool(answer.get("created", True)),
+        )
+
+    async def _start(
+        self, session: AsyncSession, timeout: float | None, on_progress: Callable[[SessionInfo], None] | None
+    ) -> None:
+        try:
+            await session.wait(Status.RUNNING, timeout=timeout, on_progress=on_progress)
+        except (BackendError, asyncio.CancelledError):
+            if session.created:  # the caller has no handle to it yet
+                await asyncio.shield(session.abandon())
+            raise
+
+
+def _given(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in body.items() if value is not None}
