@@ -66,6 +66,7 @@ def run_command(runner: Runner, run: Run, command: str) -> int:
         interrupts[0] += 1
         signal_group(child.pid, SIGKILL if interrupts[0] > 2 else SIGINT)
 
+    run.group = child.pid
     run.interrupt = interrupt
     if runner.sink.interrupted:  # it came before there was a child
         runner.sink.interrupted = False
@@ -74,6 +75,7 @@ def run_command(runner: Runner, run: Run, command: str) -> int:
         returncode = child.wait()
     finally:
         run.interrupt = None
+        run.group = 0
     return returncode if returncode >= 0 else 128 - returncode
 
 

@@ -132,6 +132,7 @@ class Requests:
     def do_complete(self, identity: bytes, head: bytes, args: list[bytes]) -> None:
         """Frames: code up to the cursor. Answered from a thread of its own: attributes may be slow to look up."""
         runner = self._runner
+        runner.wait_until_prepared()
 
         def answer() -> None:
             try:
@@ -151,6 +152,7 @@ class Requests:
     def do_pty(self, identity: bytes, head: bytes, args: list[bytes]) -> list[bytes] | None:
         """Frames: action, terminal id, then what the action needs."""
         if self._terminals is None:
+            self._runner.wait_until_prepared()
             from .terminals import Terminals
 
             self._terminals = Terminals(self._runner)

@@ -7,7 +7,7 @@ import sys
 from _queue import SimpleQueue
 from _signal import SIGINT, pthread_kill  # type: ignore[import-not-found]
 from _signal import signal as set_signal_handler
-from _thread import get_ident, start_new_thread
+from _thread import allocate_lock, get_ident, start_new_thread
 from time import monotonic, time
 
 from .output import Sink
@@ -54,6 +54,9 @@ class Runner:
         self._log_fd = os.dup(2)
         self._runtime: Any = None
         self._stopping = False
+        self._prepared = allocate_lock()
+        self._prepared.acquire()
+        server.timers.append(self._check_deadline)
 
     def run(self) -> None:
         """Serve and execute until shut down."""
@@ -73,6 +76,7 @@ class Runner:
         # Whoever imports threading first is its main thread for ever: that must be this one.
         import threading  # noqa: F401
 
+        self._prepared.release()
         self._prepare_runtime()
         while self.jobs.get():
             with self.sink.lock:
@@ -214,6 +218,21 @@ class Runner:
             return end_at
 
         self.server.timers.append(end_hard)
+
+    def wait_until_prepared(self) -> None:
+        """Wait the moment until other threads than the main one may import what they like."""
+        with self._prepared:
+            pass
+
+    def _check_deadline(self, now: float) -> float | None:
+        run = self.table.active
+        if run is None or run.deadline is None or run.on_deadline is None:
+            return None
+        if run.deadline <= now:
+            if not run.group:
+                return now + 0.05  # the child is about to start
+            run.deadline = run.on_deadline(run.group)
+        return run.deadline
 
     def _read_pipe(self, pipe: Any) -> bool:
         if self.sink.must_wait():

@@ -46,8 +46,9 @@ class Run:
         self.interrupt: Callable[[], None] | None = None
         """Replaces the interrupt of the main thread, e.g. by a signal to a child's process group."""
         self.deadline: float | None = None
-        """Monotonic time at which ``on_deadline`` is due."""
-        self.on_deadline: Callable[[], float | None] | None = None
+        """Monotonic time at which ``on_deadline`` is due; it gets the process group and returns the next time."""
+        self.group = 0
+        self.on_deadline: Callable[[int], float | None] | None = None
         self.log: Any = None
         """A file that gets a copy of the output."""
         self.last_read_at = monotonic()
