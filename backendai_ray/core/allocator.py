@@ -89,9 +89,14 @@ class DeviceMap:
         """Return what is free in all."""
         return ResourceSlots(self._free.items())
 
-    def free_units(self, slot: SlotName) -> int:
+    def free_units(self, slot: str) -> int:
         """Return how much of one slot is free, zero when the node has none."""
-        return self._free.get(slot, 0)
+        return self._free.get(SlotName(slot), 0)
+
+    def capacity_units(self, slot: str) -> int:
+        """Return how much the node has of one slot in all, zero when it has none."""
+        layout = self._layout.slots.get(SlotName(slot))
+        return 0 if layout is None else layout.total
 
     def free_by_device(self, slot: SlotName) -> dict[DeviceId, int]:
         """Return what is free of each device of a slot; empty when the node has none."""

@@ -38,13 +38,12 @@ def home_numa_node(layout: Layout, used: Mapping[SlotName, Sequence[int]], slots
 
 def _room_on(layout: SlotLayout, used: Sequence[int], node: int) -> tuple[int, int]:
     """Return the free units on a NUMA node (devices of no node count for each), and the units of idle devices."""
-    room = idle = 0
-    for place, capacity, taken in zip(layout.numa, layout.capacity, used, strict=True):
-        if place in (node, NO_NUMA) and taken < capacity:
-            room += capacity - taken
-            if taken == 0:
-                idle += min(capacity, UNITS_PER_COUNT) if layout.kind is SlotKind.COUNT else capacity
-    return room, idle
+    positions = layout.by_numa.get(node, ()) + layout.by_numa.get(NO_NUMA, ())
+    free = [layout.capacity[i] - used[i] for i in positions]
+    room = sum(free) if min(free, default=0) >= 0 else sum(units for units in free if units > 0)
+    if layout.kind is not SlotKind.COUNT:
+        return room, room
+    return room, [used[i] for i in positions].count(0) * UNITS_PER_COUNT
 
 
 def _nearness(layout: SlotLayout, near: Sequence[int]) -> list[int]:
@@ -103,62 +102,87 @@ def pick_bytes(layout: SlotLayout, used: Sequence[int], needed: int, near: Seque
 
 def pick_count(layout: SlotLayout, used: Sequence[int], needed: int, near: Sequence[int]) -> list[Piece]:
     """Pick cores: whole ones on distinct devices, then the remainder where it breaks no whole core."""
-    distance = _nearness(layout, near)
     whole, rest = divmod(needed, UNITS_PER_COUNT)
-    chosen = _whole_cores(layout, used, whole, distance)
+    chosen = _whole_cores(layout, used, whole, near) if whole else {}
     rest += (whole - sum(chosen.values())) * UNITS_PER_COUNT
     taken = {position: count * UNITS_PER_COUNT for position, count in chosen.items()}
     if rest:
-        _fractions(layout, used, rest, distance, taken)
+        _fractions(layout, used, rest, _nearness(layout, near), taken)
     return list(taken.items())
 
 
-def _whole_cores(layout: SlotLayout, used: Sequence[int], count: int, distance: Sequence[int]) -> dict[int, int]:
+def _whole_cores(layout: SlotLayout, used: Sequence[int], count: int, near: Sequence[int]) -> dict[int, int]:
     """Return how many whole cores to take of which device; fewer than asked when there are not as many.
 
     Cores given out more than once (overcommit) are loaded evenly: lap by lap, the least used first.
     """
     chosen: dict[int, int] = {}
-    lap = 0
-    laps = max(layout.capacity, default=0) // UNITS_PER_COUNT if layout.overcommitted else 1
-    while count and lap < laps:
+    laps = max(layout.capacity) // UNITS_PER_COUNT if layout.overcommitted else 1
+    for lap in range(laps):
         level = lap * UNITS_PER_COUNT
-        floor = level - UNITS_PER_COUNT
-        open_now = [
-            i
-            for i, capacity in enumerate(layout.capacity)
-            if floor < used[i] + UNITS_PER_COUNT * chosen.get(i, 0) <= level <= capacity - UNITS_PER_COUNT
-        ]
-        for position in _together(layout, open_now, count, distance):
+        if lap == 0:
+            open_now = [
+                not taken and capacity >= UNITS_PER_COUNT for taken, capacity in zip(used, layout.capacity, strict=True)
+            ]
+        else:
+            open_now = [
+                level - UNITS_PER_COUNT < used[i] + UNITS_PER_COUNT * chosen.get(i, 0) <= level <= room
+                for i, room in enumerate(capacity - UNITS_PER_COUNT for capacity in layout.capacity)
+            ]
+        for position in _together(layout, open_now, count, near):
             chosen[position] = chosen.get(position, 0) + 1
             count -= 1
-        lap += 1
+        if not count:
+            break
     return chosen
 
 
-def _together(layout: SlotLayout, open_now: list[int], count: int, distance: Sequence[int]) -> list[int]:
+def _together(layout: SlotLayout, open_now: Sequence[bool], count: int, near: Sequence[int]) -> list[int]:
     """Choose up to ``count`` devices: near ones first, hyper-thread siblings together, whole physical cores spared."""
-    if len(layout.groups) == len(layout.ids):
-        return sorted(open_now, key=distance.__getitem__)[:count] if any(distance) else open_now[:count]
-    there = set(open_now)
-    groups = [(tuple(i for i in group if i in there), len(group)) for group in layout.groups]
     chosen: list[int] = []
-    for far in sorted(set(distance)):
-        local = [(members, size) for members, size in groups if members and distance[members[0]] == far]
-        whole = [members for members, size in local if len(members) == size]
-        broken = [members for members, size in local if len(members) < size]
-        while whole and count >= len(whole[0]):
-            members = whole.pop(0)
-            chosen += members
-            count -= len(members)
-        while count and (broken or whole):
-            source = broken or whole
-            members = min(source, key=lambda m: (len(m) < count, len(m) if len(m) >= count else -len(m), m))
-            source.remove(members)
-            chosen += members[:count]
-            count -= min(count, len(members))
-        if not count:
+    for nodes in _rings(layout, near):
+        if layout.grouped:
+            groups = [group for node in nodes for group in layout.groups[node]]
+            chosen += _cores_together(groups, open_now, count - len(chosen))
+        else:
+            there = [i for node in nodes for i in layout.by_numa[node] if open_now[i]]
+            chosen += there[: count - len(chosen)]
+        if len(chosen) == count:
             break
+    return chosen
+
+
+def _rings(layout: SlotLayout, near: Sequence[int]) -> list[list[int]]:
+    """Return the NUMA nodes in rings around what was chosen, the nearest first."""
+    if not near or len(layout.by_numa) == 1:
+        return [list(layout.by_numa)]
+    first = [node for node in (NO_NUMA, near[0]) if node in layout.by_numa]
+    others = [[node] for node in near[1:] if node in layout.by_numa]
+    return [first, *others, [node for node in layout.by_numa if node != NO_NUMA and node not in near]]
+
+
+def _cores_together(groups: Sequence[tuple[int, ...]], open_now: Sequence[bool], count: int) -> list[int]:
+    chosen: list[int] = []
+    whole: list[tuple[int, ...]] = []
+    broken: list[tuple[int, ...]] = []
+    for group in groups:
+        members = tuple([i for i in group if open_now[i]])
+        if len(members) == len(group):
+            if count >= len(group):
+                chosen += group
+                count -= len(group)
+                if not count:
+                    return chosen
+            else:
+                whole.append(group)
+        elif members:
+            broken.append(members)
+    while count and (broken or whole):
+        source = broken or whole
+        best = min(source, key=lambda m: (len(m) < count, len(m) if len(m) >= count else -len(m), m))
+        source.remove(best)
+        chosen += best[:count]
+        count -= min(count, len(best))
     return chosen
 
 

@@ -11,11 +11,12 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol
 
 from .devices import Device
 from .ids import DeviceId
-from .slots import CPU, SlotKind, SlotName, slot_kind
+from .slots import CPU, UNITS_PER_COUNT, SlotKind, SlotName, slot_kind
 
 NO_NUMA = -1
 """The place of a device whose NUMA node is unknown; it is near to everything."""
@@ -23,6 +24,7 @@ NO_NUMA = -1
 _DIGITS = re.compile(r"(\d+)")
 
 
+@lru_cache(maxsize=8192)
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
     """Return a sort key under which ``gpu2`` comes before ``gpu10``."""
     return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in _DIGITS.split(text) if part)
@@ -37,8 +39,12 @@ class SlotLayout:
     ids: tuple[DeviceId, ...]
     capacity: tuple[int, ...]
     numa: tuple[int, ...]
-    groups: tuple[tuple[int, ...], ...]
-    """Devices that share a physical core, in order; one group for each device that shares nothing."""
+    by_numa: Mapping[int, tuple[int, ...]]
+    """Positions by NUMA node, :data:`NO_NUMA` included."""
+    groups: Mapping[int, tuple[tuple[int, ...], ...]]
+    """By NUMA node: devices that share a physical core, in order; a device that shares nothing is alone."""
+    grouped: bool
+    """Whether any devices share a core."""
     index: Mapping[DeviceId, int]
     total: int
     overcommitted: bool
@@ -46,7 +52,7 @@ class SlotLayout:
 
     def numa_nodes(self) -> tuple[int, ...]:
         """Return the NUMA nodes that have such devices."""
-        return tuple(sorted({node for node in self.numa if node != NO_NUMA}))
+        return tuple(sorted(node for node in self.by_numa if node != NO_NUMA))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,58 +66,75 @@ class Layout:
     scorer: SetScorer = field(compare=False)
 
     @classmethod
-    def of(cls, devices: Sequence[Device], scorer: SetScorer | None = None) -> Layout:
-        """Lay out a node's devices.
+    def of(cls, devices: Sequence[Device]) -> Layout:
+        """Lay out a node's devices; nodes with equal devices share one layout.
 
         Raises:
             ValueError: two devices of one slot have the same id, or a capacity is negative.
         """
-        by_slot: dict[SlotName, list[Device]] = defaultdict(list)
-        for device in devices:
-            by_slot[device.slot].append(device)
-        slots = {slot: _slot_layout(slot, members) for slot, members in sorted(by_slot.items())}
-        nodes = {node for layout in slots.values() for node in layout.numa_nodes()}
-        order = tuple(sorted(slots, key=lambda slot: (_ORDER[slots[slot].kind], slot)))
-        return cls(slots, order, tuple(sorted(nodes)), scorer or FewestNumaNodes())
+        return _layout(
+            tuple((d.slot, d.id, d.capacity, d.numa_node, d.attributes.get("siblings", "")) for d in devices)
+        )
+
+
+_Row = tuple[SlotName, DeviceId, int, int | None, str]
+
+
+@lru_cache(maxsize=4096)
+def _layout(devices: tuple[_Row, ...]) -> Layout:
+    by_slot: dict[SlotName, list[_Row]] = defaultdict(list)
+    for device in devices:
+        by_slot[device[0]].append(device)
+    slots = {slot: _slot_layout(slot, members) for slot, members in sorted(by_slot.items())}
+    nodes = {node for layout in slots.values() for node in layout.numa_nodes()}
+    order = tuple(sorted(slots, key=lambda slot: (_ORDER[slots[slot].kind], slot)))
+    return Layout(slots, order, tuple(sorted(nodes)), FewestNumaNodes())
 
 
 _ORDER = {SlotKind.WHOLE: 0, SlotKind.SHARES: 1, SlotKind.COUNT: 2, SlotKind.BYTES: 3}
 
 
-def _slot_layout(slot: SlotName, members: Sequence[Device]) -> SlotLayout:
-    def place(device: Device) -> tuple[int, tuple[tuple[int, int, str], ...], tuple[tuple[int, int, str], ...]]:
-        numa = NO_NUMA if device.numa_node is None else device.numa_node
-        return numa, natural_key(_group_name(device)), natural_key(device.id)
-
-    ordered = sorted(members, key=place)
-    index = {device.id: position for position, device in enumerate(ordered)}
-    if len(index) != len(ordered):
-        raise ValueError(f"two {slot} devices have the same id")
-    if any(device.capacity < 0 for device in ordered):
+def _slot_layout(slot: SlotName, members: Sequence[_Row]) -> SlotLayout:
+    if any(capacity < 0 for _, _, capacity, _, _ in members):
         raise ValueError(f"a {slot} device has a negative capacity")
-    groups: dict[tuple[int, str], list[int]] = defaultdict(list)
-    for position, device in enumerate(ordered):
-        groups[NO_NUMA if device.numa_node is None else device.numa_node, _group_name(device)].append(position)
+    rows = sorted(
+        (
+            NO_NUMA if numa is None else numa,
+            natural_key(_core_name(device, siblings)),
+            natural_key(device),
+            device,
+            units,
+        )
+        for _, device, units, numa, siblings in members
+    )
+    index = {device: position for position, (_, _, _, device, _) in enumerate(rows)}
+    if len(index) != len(rows):
+        raise ValueError(f"two {slot} devices have the same id")
+    by_numa: dict[int, list[int]] = defaultdict(list)
+    cores: dict[int, dict[object, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for position, (numa, core, _, _, _) in enumerate(rows):
+        by_numa[numa].append(position)
+        cores[numa][core].append(position)
+    capacity = tuple(units for _, _, _, _, units in rows)
     return SlotLayout(
         slot=slot,
         kind=slot_kind(slot),
-        ids=tuple(device.id for device in ordered),
-        capacity=tuple(device.capacity for device in ordered),
-        numa=tuple(NO_NUMA if device.numa_node is None else device.numa_node for device in ordered),
-        groups=tuple(tuple(group) for group in groups.values()),
+        ids=tuple(index),
+        capacity=capacity,
+        numa=tuple(row[0] for row in rows),
+        by_numa={numa: tuple(positions) for numa, positions in by_numa.items()},
+        groups={numa: tuple(map(tuple, members.values())) for numa, members in cores.items()},
+        grouped=any(len(group) > 1 for members in cores.values() for group in members.values()),
         index=index,
-        total=sum(device.capacity for device in ordered),
-        overcommitted=slot == CPU and any(device.capacity > _UNIT for device in ordered),
+        total=sum(capacity),
+        overcommitted=slot == CPU and max(capacity) > UNITS_PER_COUNT,
     )
 
 
-_UNIT = 1000
-
-
-def _group_name(device: Device) -> str:
+def _core_name(device: str, siblings: str) -> str:
     """Return the name of the physical core: the first of the ``siblings`` (``0,32``), or the device itself."""
-    siblings = [part.strip() for part in device.attributes.get("siblings", "").split(",") if part.strip()]
-    return min([*siblings, device.id], key=natural_key)
+    names = [part.strip() for part in siblings.split(",") if part.strip()]
+    return min([*names, device], key=natural_key)
 
 
 class SetScorer(Protocol):

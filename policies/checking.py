@@ -1,0 +1,94 @@
+"""Is a plan one that could be carried out? What the policy actor asks of every plan before it passes it on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from backendai_ray.core.allocator import DeviceMap
+from backendai_ray.core.errors import Conflict
+from backendai_ray.core.ids import AgentId, KernelId, SessionId
+from backendai_ray.core.scheduling import PendingSession, Placement, Plan, Refusal, Snapshot
+
+from .columns import Room, RoomCache
+
+
+def problems_of(snapshot: Snapshot, plan: Plan, room: Room | None = None) -> tuple[str, ...]:
+    """Return what is wrong with a plan, a sentence for each line that is; empty when nothing is.
+
+    A session must be placed once, whole, at the version that was looked at, on nodes that take new sessions, with
+    exactly what it asks for, on devices that are free.
+
+    Args:
+        snapshot: What was decided on.
+        plan: What was decided.
+        room: An untouched room on the snapshot's nodes, if there is one at hand.
+    """
+    pending = {session.id: session for session in snapshot.pending}
+    room = room or RoomCache().open(snapshot.nodes)
+    rows = {node.agent_id: row for row, node in enumerate(room.nodes)}
+    maps: dict[AgentId, DeviceMap] = {}
+    seen: set[SessionId] = set()
+    problems: list[str] = []
+    for placement in plan.placements:
+        problem = _shape(placement, pending.get(placement.session_id), placement.session_id in seen)
+        problem = problem or _devices(placement, pending[placement.session_id], room, rows, maps)
+        if problem:
+            problems.append(f"session {placement.session_id}: {problem}")
+        seen.add(placement.session_id)
+    running = {kernel.session_id for kernel in snapshot.running}
+    problems += [f"preemption: {one.victim} is not running" for one in plan.preemptions if one.victim not in running]
+    for refusal in plan.refusals:
+        if refusal.session_id in seen or refusal.session_id not in pending:
+            problems.append(f"session {refusal.session_id}: refused, but placed or refused before, or not waiting")
+        seen.add(refusal.session_id)
+    return tuple(problems)
+
+
+def _shape(placement: Placement, session: PendingSession | None, again: bool) -> str:
+    if session is None:
+        return "is placed, but is not waiting"
+    if again:
+        return "is placed twice"
+    if placement.version != session.version:
+        return f"was looked at in version {placement.version}, not {session.version}"
+    if [kernel.kernel_id for kernel in placement.kernels] != list(session.kernel_ids):
+        return "not all of its kernels are placed, in order, once each"
+    return ""
+
+
+def _devices(
+    placement: Placement,
+    session: PendingSession,
+    room: Room,
+    rows: Mapping[AgentId, int],
+    maps: dict[AgentId, DeviceMap],
+) -> str:
+    held: list[tuple[AgentId, KernelId]] = []
+    problem = ""
+    for kernel in placement.kernels:
+        row = rows.get(kernel.agent_id)
+        if row is None or room.nodes[row].unschedulable:
+            problem = f"node {kernel.agent_id} is not there or takes no new sessions"
+        elif kernel.allocation.slots() != session.slots:
+            problem = f"kernel {kernel.kernel_id} gets {kernel.allocation.slots()!r}, not {session.slots!r}"
+        else:
+            if kernel.agent_id not in maps:
+                maps[kernel.agent_id] = room.map(row).copy()
+            try:
+                maps[kernel.agent_id].hold(kernel.kernel_id, kernel.allocation)
+                held.append((kernel.agent_id, kernel.kernel_id))
+            except Conflict as conflict:
+                problem = f"on node {kernel.agent_id}, {conflict.message}"
+        if problem:
+            break
+    if problem:
+        for agent_id, kernel_id in held:
+            maps[agent_id].release(kernel_id)
+    return problem
+
+
+def without_answer(snapshot: Snapshot, plan: Plan) -> tuple[SessionId, ...]:
+    """Return the pending sessions that a plan neither places nor refuses."""
+    lines: tuple[Placement | Refusal, ...] = (*plan.placements, *plan.refusals)
+    answered = {line.session_id for line in lines}
+    return tuple(session.id for session in snapshot.pending if session.id not in answered)

@@ -1,0 +1,131 @@
+"""One pass over a queue in a given order: the mechanics that queueing policies share."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+
+from backendai_ray.core.ids import KernelId, SessionId
+from backendai_ray.core.scheduling import AgentSelection, PendingSession, Placement, Plan, Refusal, RefusalCode
+
+from .candidates import Candidates, request_of
+from .columns import Room
+from .placing import place
+from .reasons import OWN_REASONS, node_refusals, not_eligible_yet, why_not_placed
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """Why sessions of one kind of request cannot be placed in this pass."""
+
+    code: RefusalCode
+    message: str
+
+
+class QueuePass:
+    """Judges sessions one after the other in one room.
+
+    With ``strict``, the first session that waits for room holds up all behind it, so that nothing overtakes it; a
+    session that waits for a reason of its own (see :data:`.reasons.OWN_REASONS`) holds up nobody.
+    """
+
+    def __init__(
+        self,
+        room: Room,
+        selection: AgentSelection,
+        *,
+        now: float,
+        still_held: frozenset[KernelId] = frozenset(),
+        strict: bool = True,
+    ) -> None:
+        """Begin a pass.
+
+        Args:
+            room: What is free; the pass takes from it.
+            selection: Ranks the nodes.
+            now: The snapshot's time, Unix seconds.
+            still_held: Kernels that hold devices: their sessions cannot be placed again yet.
+            strict: Whether the first session that waits for room holds up the rest.
+        """
+        self.room = room
+        self._selection = selection
+        self._now = now
+        self._still_held = still_held
+        self._strict = strict
+        self._candidates: dict[Hashable, Candidates] = {}
+        self._refused: dict[Hashable, _Verdict] = {}
+        self._behind: _Verdict | None = None
+
+    def run(self, queue: Iterable[PendingSession]) -> Plan:
+        """Judge a whole queue."""
+        placements: list[Placement] = []
+        refusals: list[Refusal] = []
+        for session in queue:
+            outcome = self.judge(session)
+            if isinstance(outcome, Placement):
+                placements.append(outcome)
+            else:
+                refusals.append(outcome)
+        return Plan(placements=tuple(placements), refusals=tuple(refusals))
+
+    def judge(self, session: PendingSession) -> Placement | Refusal:
+        """Place the next session of the queue, or say why not."""
+        not_yet = not_eligible_yet(session, self._now, self._still_held)
+        if not_yet is not None:
+            return not_yet
+        if self._behind is not None:
+            return Refusal(session.id, self._behind.code, self._behind.message)
+        outcome = self._try(session)
+        if isinstance(outcome, Placement):
+            return outcome
+        if self._strict and outcome.code not in OWN_REASONS:
+            message = f"waits behind session {session.id}, which {outcome.message}"
+            self._behind = _Verdict(RefusalCode.BEHIND_HEAD, message)
+        return Refusal(session.id, outcome.code, outcome.message)
+
+    def explain(self, queue: Iterable[PendingSession], session_id: SessionId) -> Placement | Refusal | None:
+        """Judge the queue up to a session and return what becomes of that one, with every node's reason.
+
+        Returns:
+            ``None`` when the session is not in the queue.
+        """
+        ahead = 0
+        for session in queue:
+            if session.id != session_id:
+                ahead += isinstance(self.judge(session), Refusal)
+                continue
+            outcome = self.judge(session)
+            if isinstance(outcome, Placement):
+                return outcome
+            return self._in_detail(session, outcome, ahead)
+        return None
+
+    def _in_detail(self, session: PendingSession, refusal: Refusal, ahead: int) -> Refusal:
+        code, message = refusal.code, refusal.message
+        if code is RefusalCode.BEHIND_HEAD:
+            message = f"{message}; {ahead} waiting before it"
+            mark = self.room.mark()
+            own = self._try(session)
+            self.room.undo_to(mark)
+            if isinstance(own, Placement):
+                message = f"{message}; there is room for it now"
+            elif own.code in OWN_REASONS:
+                code, message = own.code, own.message
+        return Refusal(session.id, code, message, node_refusals(self.room, session))
+
+    def _try(self, session: PendingSession) -> Placement | _Verdict:
+        """Place a session whatever waits before it; identical requests that found no room are judged once."""
+        request = request_of(session)
+        # Nothing is freed while a pass goes on: what did not fit once does not fit later.
+        refused = self._refused.get(request)
+        if refused is not None:
+            return refused
+        candidates = self._candidates.get(request)
+        if candidates is None:
+            candidates = self._candidates[request] = Candidates(self.room, session, self._selection)
+        outcome = place(self.room, candidates, session)
+        if isinstance(outcome, Placement):
+            return outcome
+        verdict = _Verdict(*why_not_placed(self.room, session, outcome))
+        self._refused[request] = verdict
+        return verdict

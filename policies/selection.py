@@ -1,0 +1,94 @@
+"""Agent selections: which of the nodes that could take a kernel is the best one.
+
+A selection has ``rank``. One that also has ``scores`` is asked for numbers by column instead, which is what makes a
+pass over thousands of nodes cheap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from backendai_ray.core.allocator import DeviceMap
+from backendai_ray.core.scheduling import AgentSelection, Node, PendingSession
+from backendai_ray.core.slots import CPU, MEM
+
+from .columns import Columns, Floats, Ints
+
+_IDLE_ACCELERATOR = 10.0
+"""Weighs more than any fraction: a session that asks for no accelerator goes to nodes without one, if there are."""
+
+
+@runtime_checkable
+class ColumnSelection(Protocol):
+    """A selection that scores nodes by column."""
+
+    name: str
+
+    def scores(self, session: PendingSession, columns: Columns, rows: Ints) -> Floats:
+        """Return a finite score for each of the rows, between 0 and 1000; the lowest is the best.
+
+        A row's score may depend on that row and on what the session asks for (slots, image, architecture), and on
+        nothing else: it is kept for identical requests and made anew only for rows that changed.
+        """
+        ...
+
+
+class _ByUse:
+    """What concentrated and dispersed have in common."""
+
+    name = ""
+
+    def rank(self, session: PendingSession, candidates: Sequence[Node]) -> Sequence[Node]:
+        """Return the candidates, best first."""
+        columns = Columns.of([DeviceMap(node.devices, node.held) for node in candidates])
+        scores = self.scores(session, columns, np.arange(len(candidates)))
+        return [candidates[row] for row in np.argsort(scores, kind="stable")]
+
+    def scores(self, session: PendingSession, columns: Columns, rows: Ints) -> Floats:
+        """Return a score for each of the rows; the lowest is the best."""
+        scores: Floats = np.zeros(len(rows), dtype=np.float64)
+        asked = 0
+        for column, slot in enumerate(columns.slots):
+            capacity = columns.capacity[rows, column]
+            if slot in session.slots:
+                scores += self._use(columns.free[rows, column] / np.maximum(capacity, 1))
+                asked += 1
+            elif slot not in (CPU, MEM):
+                scores += _IDLE_ACCELERATOR * (capacity > 0) * max(1, len(session.slots))
+        return scores / max(1, asked)
+
+    def _use(self, free: Floats) -> Floats:
+        raise NotImplementedError
+
+
+class Concentrated(_ByUse):
+    """Fills the fullest node first, so that large sessions find empty ones."""
+
+    name = "concentrated"
+
+    def _use(self, free: Floats) -> Floats:
+        return free
+
+
+class Dispersed(_ByUse):
+    """Takes the emptiest node first, so that sessions share as little as possible."""
+
+    name = "dispersed"
+
+    def _use(self, free: Floats) -> Floats:
+        return 1.0 - free
+
+
+def checked_rank(selection: AgentSelection, session: PendingSession, candidates: Sequence[Node]) -> Sequence[Node]:
+    """Return what the selection ranks, or say that it does not keep its promise.
+
+    Raises:
+        ValueError: it lost, doubled or invented a node.
+    """
+    ranked = selection.rank(session, candidates)
+    if sorted(node.agent_id for node in ranked) != sorted(node.agent_id for node in candidates):
+        raise ValueError(f"agent selection {selection.name} did not return the candidates it was given")
+    return ranked
