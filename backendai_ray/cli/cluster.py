@@ -194,9 +194,7 @@ def deploy(address: str, config: Path | None, host: str | None, data_dir: Path |
     ports = [settings.api.port + index for index in range(settings.api.front_doors)]
     made = asyncio.run(deploy_actors(settings, bus_url=bus_url, ports=ports))
     if as_json:
-        click.echo(
-            json.dumps({"endpoints": made.endpoints, "access_key": made.access_key, "secret_key": made.secret_key})
-        )
+        click.echo(json.dumps(asdict(made)))
         return
     click.echo(f"The cluster is ready at {', '.join(made.endpoints)}.")
     click.echo(f"export BACKEND_ENDPOINT={made.endpoints[0]} BACKEND_ENDPOINT_TYPE=api")
