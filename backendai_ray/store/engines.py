@@ -49,7 +49,7 @@ class Location:
         if self.file is not None:
             return f"the store file {self.file}"
         port = f":{self.url.port}" if self.url.port else ""
-        return f"the database {self.url.database} at {self.url.host or 'the local socket'}{port}"
+        return f"the database {self.url.database or 'of the store'} at {self.url.host or 'the local socket'}{port}"
 
 
 def _bad_url() -> InvalidParameter:

@@ -53,7 +53,7 @@ def is_connection_lost(exc: BaseException) -> bool:
 
 def is_unreachable(exc: BaseException) -> bool:
     """Return whether no connection could be made."""
-    return isinstance(exc, SQLAlchemyError) and "connect" in str(exc)
+    return isinstance(exc, SQLAlchemyError) and any(sign in str(exc) for sign in ("connect", "resolve host"))
 
 
 def is_about_one_batch(exc: BaseException) -> bool:

@@ -94,8 +94,12 @@ def page(
     total = connection.execute(select(func.count()).select_from(tables.sessions).where(*conditions)).scalar_one()
     if limit <= 0 or offset >= total:
         return [], total
-    query = select(tables.sessions).where(*conditions).order_by(_SESSION.created_at.desc(), _SESSION.id.desc())
-    return _load(connection, _rows(connection, query.limit(limit).offset(max(0, offset)))), total
+    # Ids first: an index has them in order, so no document is read that is not on the page.
+    ids = select(_SESSION.id).where(*conditions).order_by(_SESSION.created_at.desc(), _SESSION.id.desc())
+    on_page = connection.execute(ids.limit(limit).offset(max(0, offset))).scalars().all()
+    found = [row for part in chunks(on_page) for row in _rows(connection, _of_ids(part))]
+    found.sort(key=lambda row: (row["created_at"], row["id"]), reverse=True)
+    return _load(connection, found), total
 
 
 def history(connection: Connection, session_id: str) -> list[StatusChange]:
@@ -179,6 +183,10 @@ def chunks(values: Iterable[Any]) -> Iterable[list[Any]]:
     """Return the distinct values in lists that fit one statement."""
     distinct = list(dict.fromkeys(values))
     return [distinct[start : start + CHUNK] for start in range(0, len(distinct), CHUNK)]
+
+
+def _of_ids(ids: Sequence[str]) -> Select[Any]:
+    return select(tables.sessions).where(_SESSION.id.in_(ids))
 
 
 def _rows(connection: Connection, query: Select[Any]) -> Sequence[RowMapping]:

@@ -9,6 +9,10 @@ import pytest
 
 from backendai_ray.store import Store
 
+from .own_postgres import own_postgres
+
+__all__ = ["own_postgres"]
+
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
