@@ -1,0 +1,72 @@
+"""Nodes, resource groups and resource slots."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from actors.contracts import AgentView
+from backendai_ray.api.answers import plain
+from backendai_ray.api.context import ContextDep
+from backendai_ray.api.requests import ApiRoute, CallerDep
+from backendai_ray.api.routers.names import errors
+from backendai_ray.api.schemas.sessions import iso
+from backendai_ray.core.errors import Forbidden
+from backendai_ray.core.slots import ResourceSlots, SlotKind, slot_kind
+
+router = APIRouter(route_class=ApiRoute, tags=["cluster"])
+
+_SLOT_TYPES = {
+    SlotKind.BYTES: "bytes",
+    SlotKind.COUNT: "count",
+    SlotKind.WHOLE: "count",
+    SlotKind.SHARES: "unique",
+}
+
+
+@router.get("/agents", summary="The nodes", responses=errors(403))
+async def agents(context: ContextDep, caller: CallerDep) -> Response:
+    """Return every node with what it has and what is held there; for administrators."""
+    if not caller.keypair.is_admin:
+        raise Forbidden("only administrators see the nodes")
+    views = await context.reach.manager(context.services.manager.agents)
+    return plain({"items": [_shown(view) for view in views], "total": len(views)})
+
+
+@router.get("/scaling-groups", summary="The resource groups", responses=errors())
+async def scaling_groups(
+    context: ContextDep,
+    caller: CallerDep,
+    group: Annotated[str | None, Query(description="A project; all see the same groups for now.")] = None,
+) -> Response:
+    """Return the resource groups in which sessions can be placed."""
+    del caller, group
+    groups = await context.reach.manager(context.services.manager.groups)
+    return plain({"scaling_groups": [{"name": name} for name in sorted(groups)]})
+
+
+@router.get("/config/resource-slots", summary="The resource slots", responses=errors())
+async def resource_slots(context: ContextDep, caller: CallerDep) -> Response:
+    """Return the slots that the nodes have, and how each is counted."""
+    del caller
+    views = await context.reach.manager(context.services.manager.agents)
+    names = {"cpu", "mem"}.union(*(view.capacity for view in views))
+    return plain({name: _SLOT_TYPES[slot_kind(name)] for name in sorted(names)})
+
+
+def _shown(view: AgentView) -> dict[str, Any]:
+    return {
+        "id": view.agent_id,
+        "status": view.status.value,
+        "scalingGroup": view.resource_group,
+        "architecture": view.architecture,
+        "backend": view.backend,
+        "availableSlots": ResourceSlots(view.capacity).plain(),
+        "occupiedSlots": ResourceSlots(view.occupied).plain(),
+        "schedulable": view.schedulable,
+        "message": view.message,
+        "firstContact": iso(view.first_contact),
+        "lostAt": iso(view.lost_at),
+    }

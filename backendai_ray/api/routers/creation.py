@@ -1,0 +1,110 @@
+"""Creating sessions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from uuid import uuid4
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from actors.contracts import SubmitRequest, Submitted
+from backendai_ray.api.answers import shown
+from backendai_ray.api.context import Context, ContextDep
+from backendai_ray.api.requests import ApiRoute, Caller, CallerDep, caller_of
+from backendai_ray.api.routers.names import errors
+from backendai_ray.api.schemas.create import CreatedSession, CreateSession
+from backendai_ray.api.to_core import to_core
+from backendai_ray.core.errors import InvalidParameter, SessionNotFound
+from backendai_ray.core.ids import AccessKey, SessionId
+from backendai_ray.core.sessions import Session, Status
+
+_WAIT_SLICE_S = 10.0
+
+router = APIRouter(route_class=ApiRoute, tags=["sessions"])
+
+
+@router.post(
+    "/session",
+    summary="Create a session",
+    status_code=201,
+    response_model=CreatedSession,
+    responses={
+        200: {"model": CreatedSession, "description": "A live session was reused."},
+        **errors(403, 404, 409, 412),
+    },
+)
+async def create(request: Request, context: ContextDep, caller: CallerDep, body: CreateSession) -> Response:
+    """Create a session and, unless `enqueueOnly`, wait until it runs.
+
+    A caller who hangs up does not take the session back; it can be found by its name.
+    """
+    if body.owner_access_key:
+        caller = caller_of(request, body.owner_access_key)
+    submitted = await _submit(context, caller, body)
+    session = submitted.session
+    timed_out = False
+    if not body.enqueue_only and session.status is not Status.RUNNING and not session.is_terminal:
+        session = await _wait_for_running(request, context, session, body.max_wait_s)
+        timed_out = session.status is not Status.RUNNING and not session.is_terminal
+    answer = CreatedSession(
+        session_id=session.id,
+        session_name=session.spec.name,
+        status="TIMEOUT" if timed_out else session.status.value,
+        status_info=session.reason,
+        message=session.message,
+        service_ports=[],
+        created=submitted.created,
+    )
+    return shown(answer, 201 if submitted.created else 200)
+
+
+async def _submit(context: Context, caller: Caller, body: CreateSession) -> Submitted:
+    manager = context.services.manager
+    spec = to_core(
+        body,
+        session_id=SessionId(str(uuid4())),
+        owner=caller.access_key,
+        keypair=caller.keypair,
+        depends_on=await _dependencies(context, caller.access_key, body.dependencies or ()),
+        max_cluster_size=context.settings.manager.max_cluster_size,
+        now=time.time(),
+    )
+    # Without a key of the client's, one of our own: the Manager may die between its commit and its answer.
+    submission = SubmitRequest(
+        spec=spec,
+        reuse_if_exists=body.reuse_if_exists,
+        idempotency_key=caller.idempotency_key or f"once.{spec.id}",
+        request_id=caller.request_id,
+    )
+    return await context.reach.manager(lambda: manager.submit(submission))
+
+
+async def _dependencies(context: Context, access_key: AccessKey, names: Sequence[str]) -> tuple[SessionId, ...]:
+    found: dict[SessionId, None] = {}
+    for name in names:
+        try:
+            session = await context.reach.manager(
+                lambda name=name: context.services.manager.session(access_key, name)  # type: ignore[misc]
+            )
+        except SessionNotFound:
+            raise InvalidParameter(f"dependencies: there is no session {name[:80]!r}", field="dependencies") from None
+        found[session.id] = None
+    return tuple(found)
+
+
+async def _wait_for_running(request: Request, context: Context, session: Session, max_wait_s: float) -> Session:
+    manager, session_id = context.services.manager, session.id
+    give_up_at = time.monotonic() + (max_wait_s or context.settings.api.create_wait_s)
+    while True:
+        left_s = give_up_at - time.monotonic()
+        if left_s <= 0 or await request.is_disconnected():
+            return session
+        wait_s = min(left_s, _WAIT_SLICE_S)
+        session = await context.reach.manager(
+            lambda wait_s=wait_s: manager.wait(session_id, [Status.RUNNING.value], wait_s)  # type: ignore[misc]
+        )
+        if session.status is Status.RUNNING or session.is_terminal:
+            return session
