@@ -13,6 +13,11 @@ import pytest
 @pytest.fixture(autouse=True)
 def neither_ray_nor_docker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Make ``ray.init`` and a connection to the engine's socket fail."""
+    yield from guard(monkeypatch)
+
+
+def guard(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What the fixture does, in two steps: before the test and after it."""
     connect = socket.socket.connect
 
     def connect_but_not_to_docker(self: socket.socket, address: Any) -> None:

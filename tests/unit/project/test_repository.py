@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,24 @@ def test_no_file_names(what: str) -> None:
             if match := pattern.search(line):
                 found.append(f"{path.relative_to(REPOSITORY)}:{number}: {match[0]}")
     assert not found, f"{what}:\n" + "\n".join(found)
+
+
+def _classes(path: Path) -> Iterator[tuple[str, list[str]]]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ClassDef):
+            yield node.name, [ast.unparse(base).rpartition(".")[2] for base in node.bases]
+
+
+def test_there_is_one_error_tree() -> None:
+    """Only classes in the one module are rebuilt from their code on the client's side, and documented."""
+    home = REPOSITORY / "backendai_ray" / "core" / "errors.py"
+    tree = {name for name, _bases in _classes(home)}
+    elsewhere = [
+        f"{path.relative_to(REPOSITORY)}: {name}"
+        for package in ("backendai_ray", "actors", "policies", "storage", "proxy")
+        for path in sorted((REPOSITORY / package).rglob("*.py"))
+        if path != home
+        for name, bases in _classes(path)
+        if tree.intersection(bases)
+    ]
+    assert elsewhere == []
