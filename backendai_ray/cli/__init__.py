@@ -1,0 +1,1 @@
+"""``bai``: the cluster from a shell."""

@@ -1,0 +1,107 @@
+"""Commands that tell what happens and why."""
+
+from __future__ import annotations
+
+import click
+
+from backendai_ray.cli import options
+from backendai_ray.cli.output import output_for, print_json
+from backendai_ray.core.sessions import Status
+
+
+@click.command("explain")
+@options.session_argument
+@options.json_option
+def explain_command(session: str, as_json: bool) -> None:
+    """Say why SESSION waits, node by node.
+
+    \b
+    bai explain my-session
+    """
+    with options.make_client() as client:
+        handle = client.sessions.get(session)
+        explanation = handle.explain()
+    out = output_for(as_json)
+    if as_json:
+        out.record({"session_id": handle.id, **explanation.model_dump(mode="json")}, ())
+        return
+    click.echo(f"{handle.name} is {explanation.status}: {explanation.message or explanation.code}")
+    if explanation.status == Status.PENDING:
+        columns = (("NODE", "agent_id"), ("REASON", "code"), ("MISSING", "shortfall"), ("EXPLANATION", "message"))
+        rows = [node.model_dump(mode="json") for node in explanation.nodes]
+        out.table(columns, rows, empty="No node was looked at.")
+
+
+@click.command("history")
+@options.session_argument
+@click.option("-k", "--kernels", is_flag=True, help="Those of its containers too.")
+@options.json_option
+def history_command(session: str, kernels: bool, as_json: bool) -> None:
+    """Show every status SESSION has had, and why.
+
+    \b
+    bai history my-session
+    """
+    with options.make_client() as client:
+        changes = client.sessions.get(session).history()
+    rows = []
+    for change in changes:
+        if kernels or not change.kernel_id:
+            when = f"{change.at:%Y-%m-%d %H:%M:%S.%f}"[:-3] if change.at else ""
+            rows.append({**change.model_dump(mode="json"), "when": when, "kernel": change.kernel_id[:8]})
+    columns = [("WHEN (UTC)", "when"), ("STATUS", "after"), ("REASON", "reason"), ("EXPLANATION", "message")]
+    if kernels:
+        columns.insert(1, ("KERNEL", "kernel"))
+    output_for(as_json).table(columns, rows, empty="It has had no change of status yet.")
+
+
+@click.command("events")
+@click.argument("session", required=False)
+@click.option("--since", "last_event_id", default="", metavar="ID", help="Go on after the event of this id.")
+@options.json_option
+def events_command(session: str | None, last_event_id: str, as_json: bool) -> None:
+    """Follow what happens to your sessions, or to SESSION, until Ctrl-C or its end.
+
+    \b
+    bai events
+    bai events my-session --json
+    """
+    with options.make_client() as client:
+        if session is None:
+            events = client.events(last_event_id=last_event_id)
+        else:
+            events = client.sessions.get(session).events(last_event_id=last_event_id)
+        for event in events:
+            if as_json:
+                print_json({"id": event.id, "event": event.name, **event.data})
+                continue
+            who = event.data.get("sessionName") or event.data.get("sessionId") or ""
+            why = event.data.get("message") or event.data.get("reason") or ""
+            click.echo(f"{who}  {event.name}  {why}")
+
+
+@click.command("nodes")
+@options.json_option
+def nodes_command(as_json: bool) -> None:
+    """List the nodes, what they have and what is in use; for administrators.
+
+    \b
+    bai nodes
+    """
+    with options.make_client() as client:
+        nodes = client.agents()
+    rows = []
+    for node in nodes:
+        used = ", ".join(f"{slot} {node.occupied.get(slot, '0')}/{has}" for slot, has in node.capacity.items())
+        state = node.status if node.schedulable else f"{node.status}, takes nothing new"
+        rows.append({**node.model_dump(mode="json"), "used": used, "state": state})
+    columns = (
+        ("NODE", "id"),
+        ("STATUS", "state"),
+        ("GROUP", "resource_group"),
+        ("ARCHITECTURE", "architecture"),
+        ("BACKEND", "backend"),
+        ("IN USE", "used"),
+        ("WHY", "message"),
+    )
+    output_for(as_json).table(columns, rows, empty="No node has joined yet.")
