@@ -77,6 +77,7 @@ class Candidates:
         self._room = room
         self._session = session
         self._selection = selection
+        self._scorer = selection if isinstance(selection, ColumnSelection) else None
         self._needs = room.needs(per_node_slots(session))
         self._allowed = self.eligible.all
         self._avoided = frozenset(session.avoid_agents)
@@ -89,7 +90,7 @@ class Candidates:
         self._catch_up()
         if not len(self._score):
             return None
-        if not isinstance(self._selection, ColumnSelection):
+        if self._scorer is None:
             return self._first_ranked()
         row = int(self._score.argmin())
         return None if np.isinf(self._score[row]) else row
@@ -121,10 +122,7 @@ class Candidates:
         rows = rows[fits]
         if not len(rows):
             return
-        if isinstance(self._selection, ColumnSelection):
-            self._score[rows] = self._selection.scores(self._session, columns, rows)
-        else:
-            self._score[rows] = 0.0
+        self._score[rows] = 0.0 if self._scorer is None else self._scorer.scores(self._session, columns, rows)
         if self._avoided:
             again = [row for row in rows.tolist() if self._room.nodes[row].agent_id in self._avoided]
             self._score[again] += _AVOIDED

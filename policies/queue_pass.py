@@ -14,6 +14,10 @@ from .placing import place
 from .reasons import OWN_REASONS, node_refusals, not_eligible_yet, why_not_placed
 
 
+# One sentence for all of them, so that a long queue costs little to tell; an explanation says more.
+_BEHIND = "waits behind an earlier session, which waits for room"
+
+
 @dataclass(frozen=True, slots=True)
 class _Verdict:
     """Why sessions of one kind of request cannot be placed in this pass."""
@@ -54,7 +58,7 @@ class QueuePass:
         self._strict = strict
         self._candidates: dict[Hashable, Candidates] = {}
         self._refused: dict[Hashable, _Verdict] = {}
-        self._behind: _Verdict | None = None
+        self._head: tuple[PendingSession, _Verdict] | None = None
 
     def run(self, queue: Iterable[PendingSession]) -> Plan:
         """Judge a whole queue."""
@@ -73,14 +77,13 @@ class QueuePass:
         not_yet = not_eligible_yet(session, self._now, self._still_held)
         if not_yet is not None:
             return not_yet
-        if self._behind is not None:
-            return Refusal(session.id, self._behind.code, self._behind.message)
+        if self._head is not None:
+            return Refusal(session.id, RefusalCode.BEHIND_HEAD, _BEHIND)
         outcome = self._try(session)
         if isinstance(outcome, Placement):
             return outcome
         if self._strict and outcome.code not in OWN_REASONS:
-            message = f"waits behind session {session.id}, which {outcome.message}"
-            self._behind = _Verdict(RefusalCode.BEHIND_HEAD, message)
+            self._head = session, outcome
         return Refusal(session.id, outcome.code, outcome.message)
 
     def explain(self, queue: Iterable[PendingSession], session_id: SessionId) -> Placement | Refusal | None:
@@ -102,8 +105,9 @@ class QueuePass:
 
     def _in_detail(self, session: PendingSession, refusal: Refusal, ahead: int) -> Refusal:
         code, message = refusal.code, refusal.message
-        if code is RefusalCode.BEHIND_HEAD:
-            message = f"{message}; {ahead} waiting before it"
+        if code is RefusalCode.BEHIND_HEAD and self._head is not None:
+            head, waits_for = self._head
+            message = f"waits behind session {head.id}, which {waits_for.message}; {ahead} waiting before it"
             mark = self.room.mark()
             own = self._try(session)
             self.room.undo_to(mark)

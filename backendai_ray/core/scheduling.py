@@ -164,6 +164,10 @@ class Plan:
     placements: tuple[Placement, ...] = ()
     preemptions: tuple[Preemption, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+    next_at: float | None = None
+    """When the clock alone makes another decision worth while (a start time comes); Unix seconds."""
+    warning: str = ""
+    """What an administrator should know about how this plan came about: the policy failed and ``fifo`` decided."""
 
 
 class SchedulingPolicy(Protocol):
