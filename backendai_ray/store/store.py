@@ -62,6 +62,11 @@ class Store:
         await asyncio.to_thread(writer.start)
         return cls(location, writer, reader_engine(location, pool_size), pool_size)
 
+    @property
+    def identity(self) -> str:
+        """Made when the store was; event numbers mean nothing without it."""
+        return self._writer.identity
+
     async def close(self) -> None:
         """Write what is in line and let go of the database; may be called twice."""
         self._is_closed = True

@@ -38,6 +38,7 @@ meta = Table(
     "meta",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("identity", String, nullable=False),
     Column("writer", String, nullable=False),
     Column("commits", BigInteger, nullable=False),
     Column("last_event", BigInteger, nullable=False),

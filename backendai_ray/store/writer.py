@@ -67,6 +67,7 @@ class Writer:
         self._where = where
         self._takeover_wait_s = takeover_wait_s
         self._token = secrets.token_hex(8)
+        self.identity = ""
         self._queue: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._connection: Connection | None = None
@@ -213,10 +214,13 @@ class Writer:
         return connection
 
     def _sign_in(self, connection: Connection) -> None:
+        meta = tables.meta
         with connection.begin():
-            signed = connection.execute(update(tables.meta).where(tables.meta.c.id == 1).values(writer=self._token))
-            if signed.rowcount != 1:
+            identity = connection.execute(select(meta.c.identity).where(meta.c.id == 1)).scalar_one_or_none()
+            if identity is None:
                 raise StoreUnavailable(f"{self._where} is damaged: its first row is missing")
+            self.identity = identity or secrets.token_hex(16)
+            connection.execute(update(meta).where(meta.c.id == 1).values(writer=self._token, identity=self.identity))
 
     def _read_position(self, connection: Connection) -> None:
         row = connection.execute(select(tables.meta).where(tables.meta.c.id == 1)).mappings().one()

@@ -51,6 +51,7 @@ def upgrade() -> None:
     op.create_table(
         "meta",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("identity", sa.String(), nullable=False),
         sa.Column("writer", sa.String(), nullable=False),
         sa.Column("commits", sa.BigInteger(), nullable=False),
         sa.Column("last_event", sa.BigInteger(), nullable=False),
@@ -155,4 +156,6 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["kernel_id"], ["kernels.id"], name="fk_kernel_logs_kernel_id"),
         sa.PrimaryKeyConstraint("kernel_id", name="pk_kernel_logs"),
     )
-    op.execute("INSERT INTO meta (id, writer, commits, last_event, shipped_event) VALUES (1, '', 0, 0, 0)")
+    op.execute(
+        "INSERT INTO meta (id, identity, writer, commits, last_event, shipped_event) VALUES (1, '', '', 0, 0, 0)"
+    )
