@@ -17,8 +17,8 @@ FOREIGN = {
     "a path of the machine it was written on": r"(?<![\w}>.])/wo"
     r"rk/|/root/\.py"
     r"env|/opt/(py"
-    r"pi|whe"
-    r"els)|/tmp/te"
+    r"pi|wh"
+    r"eels)|/tmp/te"
     r"am",
     "a package registry's host": r"\bpy"
     r"pi\.org|files\.python"
