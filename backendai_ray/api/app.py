@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
 
 from backendai_ray.api.auth import Signatures
 from backendai_ray.api.context import Context
@@ -23,17 +24,16 @@ from backendai_ray.api.routers import cluster, creation, events, execution, file
 from backendai_ray.api.runs import Acknowledgements
 from backendai_ray.api.services import Services
 from backendai_ray.config import Settings
-from backendai_ray.core.errors import BackendError, BadRequest, InternalError, InvalidParameter, NotFound
+from backendai_ray.core.errors import (
+    BackendError,
+    BadRequest,
+    InternalError,
+    InvalidParameter,
+    MethodNotAllowed,
+    NotFound,
+)
 
 _SCHEME = "keypair"
-
-
-class MethodNotAllowed(BadRequest):
-    """The path is there, but not for this method."""
-
-    code = "method-not-allowed"
-    http_status = 405
-    title = "The path is not served with this method."
 
 
 def create_app(services: Services, settings: Settings) -> FastAPI:
@@ -80,11 +80,20 @@ async def _raise_http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         raise NotFound(f"{request.method} {request.url.path}: there is no such path; /openapi.json lists them")
     if error.status_code == 405:
-        allow = (error.headers or {}).get("Allow", "")
-        raise MethodNotAllowed(f"{request.method} {request.url.path}: use {allow or 'another method'}", allow=allow)
+        allow = ", ".join(sorted(_methods(request)))
+        raise MethodNotAllowed(f"{request.method} {request.url.path}: use {allow}", allow=allow)
     if error.status_code < 500:
         raise BadRequest(str(error.detail))
     raise InternalError(str(error.detail))
+
+
+def _methods(request: Request) -> set[str]:
+    """Return the methods that the request's path is served with."""
+    methods: set[str] = set()
+    for route in request.app.routes:
+        if isinstance(route, BaseRoute) and route.matches(request.scope)[0] is not Match.NONE:
+            methods |= getattr(route, "methods", None) or set()
+    return methods
 
 
 async def _raise_invalid(request: Request, error: Exception) -> Response:

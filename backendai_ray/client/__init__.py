@@ -24,7 +24,6 @@ from backendai_ray.client._runs import AsyncRun, InputSource
 from backendai_ray.client._sessions import AsyncSessions
 from backendai_ray.client._sync import Client, Run, Session, Sessions, Terminal
 from backendai_ray.client._terminal import AsyncTerminal
-from backendai_ray.client._transport import RequestLost
 
 __all__ = [
     "AsyncClient",

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Any
-
-import httpx
+from typing import TYPE_CHECKING, Any
 
 from backendai_ray.client._config import ClientConfig, load_config
 from backendai_ray.client._events import read_events
 from backendai_ray.client._models import Event, NodeInfo
 from backendai_ray.client._sessions import AsyncSessions
-from backendai_ray.client._transport import Transport
+
+if TYPE_CHECKING:
+    import httpx
 
 
 class AsyncClient:
@@ -63,6 +63,8 @@ class AsyncClient:
             retry_patience_s=retry_patience_s,
             ca_file=ca_file,
         )
+        from backendai_ray.client._transport import Transport  # late: the HTTP library is most of the import time
+
         self._transport = Transport(self.config, wire=wire)
         self.sessions = AsyncSessions(self._transport)
 

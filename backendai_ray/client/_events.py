@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from backendai_ray.client._models import Event
-from backendai_ray.client._transport import RequestLost, Transport
-from backendai_ray.core.errors import RequestTimeout
+from backendai_ray.core.errors import RequestLost, RequestTimeout
+
+if TYPE_CHECKING:
+    from backendai_ray.client._transport import Transport
 
 _SILENCE_S = 60.0
 """A connection that is silent for so long (the server sends comments meanwhile) is taken for dead."""

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
+from urllib.parse import quote
 
 from backendai_ray.core.errors import BackendError, FileMissing, InvalidParameter, PathOutsideSession
 
@@ -106,7 +107,8 @@ def opened_parts(batch: Sequence[PlannedUpload], on_read: Callable[[int], None])
         parts = []
         for item in batch:
             file = _CountedFile(stack.enter_context(item.source.open("rb")), on_read)
-            parts.append(("src", (item.target, file, "application/octet-stream")))
+            # Percent-encoded, as the server reads it: a name may hold what a header may not.
+            parts.append(("src", (quote(item.target), file, "application/octet-stream")))
         yield parts
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from backendai_ray.client import _files
@@ -18,18 +18,21 @@ from backendai_ray.client._files import OnBytes
 from backendai_ray.client._models import Event, Explanation, FileInfo, RunResult, SessionInfo, StatusChange
 from backendai_ray.client._runs import AsyncRun, InputSource
 from backendai_ray.client._terminal import AsyncTerminal
-from backendai_ray.client._transport import RequestLost, Transport
 from backendai_ray.core.errors import (
     BackendError,
     FileMissing,
     ImageNotFound,
     KernelStartFailed,
+    RequestLost,
     RequestTimeout,
     SessionEnded,
     SessionNotFound,
 )
 from backendai_ray.core.execution import ExecMode
 from backendai_ray.core.sessions import TERMINAL, Reason, SessionType, Status
+
+if TYPE_CHECKING:
+    from backendai_ray.client._transport import Transport
 
 _LONG_POLL_S = 10.0
 _SHORTEST_POLL_S = 0.02
@@ -205,8 +208,7 @@ class AsyncSession:
     async def ls(self, path: str = ".") -> list[FileInfo]:
         """List a folder of the session."""
         answer = await self._transport.json("GET", f"{self._path}/files", params={"path": path})
-        files = answer.get("files") or ()
-        listed = json.loads(files) if isinstance(files, str) else files
+        listed = answer["entries"] if "entries" in answer else json.loads(answer.get("files") or "[]")
         return [FileInfo.model_validate(one) for one in listed]
 
     # ── looking at it ──

@@ -138,10 +138,10 @@ class NodeRefusal(_Record):
 
 
 class Explanation(_Record):
-    """Why a session waits, or that it does not."""
+    """Why a session waits, or why it is in its status."""
 
     status: Text = ""
-    code: Text = ""
+    code: Text = Field("", validation_alias=_named("code", "reason"))
     message: Text = ""
     nodes: tuple[NodeRefusal, ...] = ()
 
@@ -151,11 +151,11 @@ class NodeInfo(_Record):
 
     id: str = Field(validation_alias=_named("id", "agentId", "agent_id"))
     status: Text = ""
-    resource_group: Text = ""
+    resource_group: Text = Field("", validation_alias=_named("resource_group", "resourceGroup", "scalingGroup"))
     architecture: Text = ""
     backend: Text = ""
-    capacity: Amounts = Field(default_factory=dict)
-    occupied: Amounts = Field(default_factory=dict)
+    capacity: Amounts = Field(default_factory=dict, validation_alias=_named("capacity", "availableSlots"))
+    occupied: Amounts = Field(default_factory=dict, validation_alias=_named("occupied", "occupiedSlots"))
     schedulable: bool = True
     message: Text = ""
     """Why nothing new is placed there, when nothing is."""

@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from backendai_ray.client._models import InputRequest, OutputChunk, RunResult
-from backendai_ray.client._transport import RequestLost, Transport
-from backendai_ray.core.errors import BadRequest
+from backendai_ray.core.errors import BadRequest, RequestLost
 from backendai_ray.core.execution import ExecMode, OutputType, RunStatus
+
+if TYPE_CHECKING:
+    from backendai_ray.client._transport import Transport
 
 AnswerInput = Callable[[InputRequest], str | Awaitable[str]]
 InputSource = str | AnswerInput | None

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from secrets import token_hex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from backendai_ray.client._handle import AsyncSession
 from backendai_ray.client._models import SessionInfo, SessionPage
-from backendai_ray.client._transport import Transport
 from backendai_ray.core.errors import BackendError, InvalidParameter
 from backendai_ray.core.sessions import TERMINAL, ClusterMode, SessionType, Status
+
+if TYPE_CHECKING:
+    from backendai_ray.client._transport import Transport
 
 LIVE = tuple(str(s) for s in Status if s not in TERMINAL)
 """The statuses of sessions that have not ended."""

@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import wraps
 from types import TracebackType
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
-
-import httpx
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from backendai_ray.client._async_client import AsyncClient
 from backendai_ray.client._config import ClientConfig
@@ -22,6 +20,9 @@ from backendai_ray.client._runs import AsyncRun
 from backendai_ray.client._sessions import AsyncSessions
 from backendai_ray.client._terminal import AsyncTerminal
 from backendai_ray.core.execution import RunStatus
+
+if TYPE_CHECKING:
+    import httpx
 
 _A = TypeVar("_A")
 _P = ParamSpec("_P")

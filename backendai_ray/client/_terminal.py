@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from backendai_ray.client._transport import Transport, raise_for_status
+from backendai_ray.client._problems import raise_for_status
 from backendai_ray.core.errors import BackendError, Unavailable
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
+
+    from backendai_ray.client._transport import Transport
 
 
 class AsyncTerminal:

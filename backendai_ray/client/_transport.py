@@ -20,43 +20,14 @@ from uuid import uuid4
 import httpx
 
 from backendai_ray.client._config import ClientConfig
+from backendai_ray.client._problems import raise_for_status
 from backendai_ray.client._signing import UniqueClock, sign_request
-from backendai_ray.core.errors import (
-    BackendError,
-    BadRequest,
-    Conflict,
-    Forbidden,
-    KernelBusy,
-    NotFound,
-    RequestTimeout,
-    TooLarge,
-    Unauthorized,
-    Unavailable,
-    error_from_code,
-)
+from backendai_ray.core.errors import BackendError, RequestLost, RequestTimeout, Unavailable
 
 _T = TypeVar("_T")
 _FIRST_DELAY_S = 0.05
 _LONGEST_DELAY_S = 2.0
 _BINARY = "application/octet-stream"
-_BY_STATUS: Mapping[int, type[BackendError]] = {
-    400: BadRequest,
-    401: Unauthorized,
-    403: Forbidden,
-    404: NotFound,
-    409: Conflict,
-    413: TooLarge,
-    429: KernelBusy,
-    502: Unavailable,
-    503: Unavailable,
-    504: RequestTimeout,
-}
-
-
-class RequestLost(Unavailable):
-    """The connection broke, so whether the request arrived is not known."""
-
-    code = "request-lost"
 
 
 class Transport:
@@ -243,34 +214,6 @@ class Transport:
         if isinstance(exc, httpx.NetworkError | httpx.RemoteProtocolError):
             return RequestLost(sentence, endpoint=endpoint)
         return BackendError(f"{endpoint}: {why}")
-
-
-def raise_for_status(status: int, headers: Mapping[str, str], content: bytes) -> None:
-    """Raise the error that an answer tells, with the class that its ``code`` names.
-
-    Raises:
-        BackendError: the status is 400 or above.
-    """
-    if status < 400:
-        return
-    try:
-        told = json.loads(content)
-    except ValueError:
-        told = None
-    if not isinstance(told, dict):
-        told = {}
-    details = told.get("details")
-    details = {k: v for k, v in details.items() if k not in ("self", "message")} if isinstance(details, dict) else {}
-    request_id = told.get("request_id") or headers.get("x-request-id")
-    if request_id:
-        details["request_id"] = request_id
-    if headers.get("retry-after", "").isdigit():
-        details["retry_after_s"] = float(headers["retry-after"])
-    message = str(told.get("msg") or told.get("detail") or told.get("title") or f"The server answered {status}.")
-    code = told.get("code")
-    if isinstance(code, str) and code:
-        raise error_from_code(code, message, details)
-    raise _BY_STATUS.get(status, BackendError)(message, **details)
 
 
 def _pause(error: BackendError, delay_s: float) -> float | None:

@@ -3,6 +3,7 @@
     BackendError
     ├── BadRequest                  400
     │   ├── InvalidParameter        400  a field is wrong: ``details["field"]`` names it
+    │   ├── MethodNotAllowed        405
     │   └── PathOutsideSession      400
     ├── Unauthorized                401
     │   ├── AuthorizationMissing    401
@@ -28,6 +29,7 @@
     ├── KernelBusy                  429
     ├── InsufficientResources       412
     ├── Unavailable                 503
+    │   ├── RequestLost             503  (at the client: the connection broke on the way)
     │   ├── AgentUnavailable        503
     │   ├── KernelUnreachable       503
     │   ├── StoreUnavailable        503
@@ -89,6 +91,12 @@ class InvalidParameter(BadRequest):
 class PathOutsideSession(BadRequest):
     code = "path-outside-session"
     title = "The path leads out of the session's folder."
+
+
+class MethodNotAllowed(BadRequest):
+    code = "method-not-allowed"
+    http_status = 405
+    title = "The path is not served with this method."
 
 
 class Unauthorized(BackendError):
@@ -218,6 +226,11 @@ class Unavailable(BackendError):
     code = "unavailable"
     http_status = 503
     title = "A part of the system is not reachable now; try again."
+
+
+class RequestLost(Unavailable):
+    code = "request-lost"
+    title = "The connection broke, so whether the request arrived is not known."
 
 
 class AgentUnavailable(Unavailable):
