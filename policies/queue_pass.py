@@ -13,7 +13,6 @@ from .columns import Room
 from .placing import place
 from .reasons import OWN_REASONS, node_refusals, not_eligible_yet, why_not_placed
 
-
 # One sentence for all of them, so that a long queue costs little to tell; an explanation says more.
 _BEHIND = "waits behind an earlier session, which waits for room"
 

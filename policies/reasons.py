@@ -81,8 +81,8 @@ def _why_none_is_eligible(room: Room, session: PendingSession, eligible: Eligibl
         message = f"the designated {_names(session.designated_agents)} has not the architecture {session.architecture}"
         return RefusalCode.ARCHITECTURE, message
     if not eligible.all.any():
-        row = int(np.flatnonzero(eligible.designated & eligible.architecture)[0])
-        message = f"no fitting node takes new sessions; {room.nodes[row].agent_id}: {room.nodes[row].unschedulable}"
+        node = room.nodes[int(np.flatnonzero(eligible.designated & eligible.architecture)[0])]
+        message = f"no fitting node takes new sessions; {node.agent_id}: {node.unschedulable}"
         return RefusalCode.UNSCHEDULABLE, message
     return None
 
@@ -114,14 +114,13 @@ def _why_too_large(room: Room, session: PendingSession, allowed: Mask) -> str | 
 
 
 def _away(room: Room, session: PendingSession, eligible: Eligible) -> tuple[RefusalCode, str] | None:
-    """Return the reason of a node that is large enough but takes nothing new now, if there is one."""
-    slots = per_node_slots(session)
-    for row in np.flatnonzero(eligible.designated & eligible.architecture & ~eligible.schedulable).tolist():
-        if slots.fits_in(room.map(row).capacity()):
-            node = room.nodes[row]
-            message = f"needs {_words(slots)}; {node.agent_id} is large enough, but {node.unschedulable}"
-            return RefusalCode.UNSCHEDULABLE, message
-    return None
+    """Return why a node takes nothing new now with which the session would fit, if that is what is missing."""
+    fitting = eligible.designated & eligible.architecture
+    if eligible.schedulable.all() or _why_too_large(room, session, fitting) is not None:
+        return None
+    row = int(np.flatnonzero(fitting & ~eligible.schedulable)[0])
+    node = room.nodes[row]
+    return RefusalCode.UNSCHEDULABLE, f"the nodes that are left are too small; {node.agent_id}: {node.unschedulable}"
 
 
 def _kernels_that_fit(one: DeviceMap, session: PendingSession, most: int) -> int:

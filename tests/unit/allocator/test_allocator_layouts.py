@@ -129,17 +129,17 @@ def test_a_share_is_never_split_over_devices() -> None:
     room = DeviceMap(gpus(2, slot=SHARES))
     room.hold(KernelId("a"), Allocation.of([(SHARES, DeviceId("0"), 600)]))
     room.hold(KernelId("b"), Allocation.of([(SHARES, DeviceId("1"), 700)]))
-    shortage = room.allocate(ResourceSlots({SHARES: 600}))
+    shortage = room.allocate(ResourceSlots([(SHARES, 600)]))
     assert shortage == Shortage(SHARES, 600, 200, fragmented=True)
     assert str(shortage) == "cuda.shares 0.6 is free only in pieces (the best fit is short by 0.2)"
 
 
 def test_shortage_says_which_slot_and_by_how_much() -> None:
     room = DeviceMap(cores(2) + memory(2**30))
-    shortage = room.allocate(ResourceSlots({CPU: 4000, MEM: 2**29}))
+    shortage = room.allocate(ResourceSlots([(CPU, 4000), (MEM, 2**29)]))
     assert shortage == Shortage(CPU, 4000, 2000)
     assert str(shortage) == "cpu 4 is short by 2"
-    assert room.allocate(ResourceSlots({GPU: 1000})) == Shortage(GPU, 1000, 1000)
+    assert room.allocate(ResourceSlots([(GPU, 1000)])) == Shortage(GPU, 1000, 1000)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_hold_is_idempotent_but_not_for_other_devices() -> None:
     room.hold(KernelId("k"), one)
     with pytest.raises(Conflict, match="holds other devices already"):
         room.hold(KernelId("k"), Allocation.of([(CPU, DeviceId("1"), 1000)]))
-    assert room.free() == ResourceSlots({CPU: 1000})
+    assert room.free() == ResourceSlots([(CPU, 1000)])
 
 
 def test_parts_of_one_device_add_up_before_they_are_checked() -> None:
@@ -184,7 +184,7 @@ def test_facts_are_taken_as_they_are_even_beyond_capacity() -> None:
         KernelId("b"): Allocation.of([(CPU, DeviceId("0"), 800)]),
     }
     room = DeviceMap(cores(2), facts)
-    assert room.free() == ResourceSlots({CPU: 1000})
+    assert room.free() == ResourceSlots([(CPU, 1000)])
     assert take(room, "c", cpu=1000).devices(CPU) == {"1": 1000}
     room.release(KernelId("a"))
     assert room.free_by_device(CPU) == {"0": 200, "1": 0}

@@ -36,7 +36,7 @@ def nodes(draw: st.DrawFn) -> tuple[Device, ...]:
 
 
 requests = st.builds(
-    lambda cpu, mem, gpu, shares: ResourceSlots({CPU: cpu, MEM: mem, GPU: gpu * 1000, SHARES: shares * 10}),
+    lambda cpu, mem, gpu, shares: ResourceSlots([(CPU, cpu), (MEM, mem), (GPU, gpu * 1000), (SHARES, shares * 10)]),
     st.one_of(st.integers(0, 12).map(lambda n: n * 1000), st.integers(0, 12_000)),
     st.integers(0, 60),
     st.integers(0, 4),
@@ -168,10 +168,10 @@ class History(RuleBasedStateMachine):
         for allocation in self.ledger.values():
             for slot, device, units in allocation.parts:
                 used[slot, device] = used.get((slot, device), 0) + units
-        for device in self.devices:
-            taken = used.pop((device.slot, device.id), 0)
-            assert taken <= device.capacity
-            assert self.room.free_by_device(device.slot)[device.id] == device.capacity - taken
+        for one in self.devices:
+            taken = used.pop((one.slot, one.id), 0)
+            assert taken <= one.capacity
+            assert self.room.free_by_device(one.slot)[one.id] == one.capacity - taken
         assert not used
         assert self.room.held == self.ledger
 

@@ -1,0 +1,355 @@
+"""What a scheduling policy must hold, as tests to inherit.
+
+    from policies.testing import PolicyConformance
+
+    class TestMyPolicy(PolicyConformance):
+        def make_policy(self):
+            return MyPolicy(selection=Concentrated())
+
+It needs pytest and Hypothesis. The generators of worlds (:func:`snapshots`) serve an author's own tests as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import ClassVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backendai_ray.core.allocator import DeviceMap
+from backendai_ray.core.devices import Allocation, Device
+from backendai_ray.core.errors import InvalidParameter, SessionNotFound
+from backendai_ray.core.ids import AccessKey, AgentId, DeviceId, KernelId, ResourceGroupName, SessionId
+from backendai_ray.core.scheduling import (
+    Node,
+    PendingSession,
+    Placement,
+    Plan,
+    Refusal,
+    RunningKernel,
+    SchedulingPolicy,
+    Snapshot,
+)
+from backendai_ray.core.sessions import ClusterMode, SessionType
+from backendai_ray.core.slots import CPU, MEM, ResourceSlots, SlotName
+
+from .checking import problems_of, without_answer
+from .selection import Concentrated
+
+GPU = SlotName("cuda.device")
+SHARES = SlotName("cuda.shares")
+GIB = 2**30
+NOW = 1_000_000.0
+
+
+def make_node(
+    agent_id: str,
+    *,
+    cpu: int = 4,
+    mem_gib: int = 16,
+    gpus: int = 0,
+    shares: int = 0,
+    architecture: str = "x86_64",
+    unschedulable: str = "",
+) -> Node:
+    """Return an empty node."""
+    devices = [Device(CPU, DeviceId(str(i)), 1000, 0) for i in range(cpu)]
+    devices.append(Device(MEM, DeviceId("0"), mem_gib * GIB, 0))
+    devices += [Device(GPU, DeviceId(f"gpu{i}"), 1000, 0) for i in range(gpus)]
+    devices += [Device(SHARES, DeviceId(f"gpu{i}"), 1000, 0) for i in range(shares)]
+    return Node(
+        agent_id=AgentId(agent_id), architecture=architecture, devices=tuple(devices), unschedulable=unschedulable
+    )
+
+
+def make_session(
+    name: str,
+    *,
+    size: int = 1,
+    mode: ClusterMode = ClusterMode.SINGLE_NODE,
+    submitted_at: float = 0.0,
+    version: int = 1,
+    architecture: str = "",
+    designated: tuple[str, ...] = (),
+    avoid: tuple[str, ...] = (),
+    starts_at: float | None = None,
+    waiting_for: tuple[str, ...] = (),
+    access_key: str = "AK",
+    **amounts: str | int,
+) -> PendingSession:
+    """Return a session that waits; amounts as people write them, ``_`` for ``.`` (``cuda_device=1``)."""
+    slots = {slot.replace("_", "."): amount for slot, amount in (amounts or {"cpu": 1, "mem": "1g"}).items()}
+    return PendingSession(
+        id=SessionId(name),
+        version=version,
+        access_key=AccessKey(access_key),
+        domain="default",
+        project="default",
+        user="user",
+        type=SessionType.BATCH,
+        priority=10,
+        submitted_at=submitted_at,
+        image="python",
+        architecture=architecture,
+        slots=ResourceSlots.parse(slots),
+        kernel_ids=tuple(KernelId(f"{name}-{i}") for i in range(size)),
+        cluster_mode=mode,
+        designated_agents=tuple(AgentId(agent) for agent in designated),
+        starts_at=starts_at,
+        waiting_for=tuple(SessionId(other) for other in waiting_for),
+        avoid_agents=tuple(AgentId(agent) for agent in avoid),
+    )
+
+
+def make_snapshot(
+    nodes: list[Node], pending: list[PendingSession], running: list[RunningKernel] | None = None, *, now: float = NOW
+) -> Snapshot:
+    """Return a world; what runs is held on its nodes."""
+    held: dict[AgentId, dict[KernelId, Allocation]] = {}
+    for kernel in running or []:
+        held.setdefault(kernel.agent_id, {})[kernel.kernel_id] = kernel.allocation
+    return Snapshot(
+        now=now,
+        resource_group=ResourceGroupName("default"),
+        pending=tuple(pending),
+        running=tuple(running or ()),
+        nodes=tuple(
+            Node(
+                agent_id=node.agent_id,
+                architecture=node.architecture,
+                devices=node.devices,
+                held=held.get(node.agent_id, {}),
+                unschedulable=node.unschedulable,
+            )
+            for node in sorted(nodes, key=lambda node: node.agent_id)
+        ),
+    )
+
+
+def run_kernel(node: Node, name: str, **amounts: str | int) -> RunningKernel:
+    """Return a kernel that runs on an otherwise empty node."""
+    return run_kernels(node, {name: amounts})[0]
+
+
+def run_kernels(node: Node, kernels: Mapping[str, Mapping[str, str | int]]) -> list[RunningKernel]:
+    """Return kernels that run on a node, placed one after the other; amounts by kernel."""
+    room = DeviceMap(node.devices)
+    running: list[RunningKernel] = []
+    for name, amounts in kernels.items():
+        found = room.allocate(ResourceSlots.parse({slot.replace("_", "."): units for slot, units in amounts.items()}))
+        assert isinstance(found, Allocation), f"{found} on {node.agent_id}"
+        room.hold(KernelId(name), found)
+        running.append(_running(name, node.agent_id, found))
+    return running
+
+
+def _running(name: str, agent_id: AgentId, allocation: Allocation) -> RunningKernel:
+    return RunningKernel(
+        kernel_id=KernelId(name),
+        session_id=SessionId(f"session-{name}"),
+        agent_id=agent_id,
+        access_key=AccessKey("AK"),
+        project="default",
+        domain="default",
+        allocation=allocation,
+        priority=10,
+        placed_at=0.0,
+    )
+
+
+@st.composite
+def snapshots(draw: st.DrawFn, *, max_nodes: int = 4, max_pending: int = 8) -> Snapshot:
+    """Generate worlds: nodes of several kinds, some of what they have held, and a queue with everything in it."""
+    nodes = [draw(_nodes(index)) for index in range(draw(st.integers(0, max_nodes)))]
+    running: list[RunningKernel] = []
+    for node in nodes:
+        room = DeviceMap(node.devices)
+        for number, slots in enumerate(draw(st.lists(_requests, max_size=3))):
+            found = room.allocate(slots)
+            if isinstance(found, Allocation):
+                running.append(_running(f"run-{node.agent_id}-{number}", node.agent_id, found))
+                room.hold(running[-1].kernel_id, found)
+    pending = [draw(_sessions(index)) for index in range(draw(st.integers(0, max_pending)))]
+    return make_snapshot(nodes, pending, running)
+
+
+@st.composite
+def _nodes(draw: st.DrawFn, index: int) -> Node:
+    kind = draw(st.sampled_from(["plain", "plain", "gpu", "shares"]))
+    return make_node(
+        f"n{index}",
+        cpu=draw(st.integers(1, 6)),
+        mem_gib=draw(st.integers(1, 8)),
+        gpus=draw(st.integers(1, 4)) if kind == "gpu" else 0,
+        shares=draw(st.integers(1, 3)) if kind == "shares" else 0,
+        architecture=draw(st.sampled_from(["x86_64", "x86_64", "x86_64", "aarch64"])),
+        unschedulable=draw(st.sampled_from(["", "", "", "", "is being drained"])),
+    )
+
+
+_amounts = st.fixed_dictionaries(
+    {CPU: st.sampled_from(["0.5", 1, 2, 4, 7]), MEM: st.sampled_from(["256m", "1g", "3g"])},
+    optional={GPU: st.integers(1, 3), SHARES: st.sampled_from(["0.3", "0.6", 1, "1.5"])},
+)
+_requests = _amounts.map(lambda amounts: ResourceSlots.parse({str(k): v for k, v in amounts.items()}))
+_agents = st.lists(st.sampled_from(["n0", "n1", "n2", "gone"]), max_size=2, unique=True).map(tuple)
+
+
+@st.composite
+def _sessions(draw: st.DrawFn, index: int) -> PendingSession:
+    rarely = st.sampled_from([False, False, False, False, True])
+    session = make_session(
+        f"s{index}",
+        size=draw(st.sampled_from([1, 1, 1, 2, 3])),
+        mode=draw(st.sampled_from(list(ClusterMode))),
+        submitted_at=float(index),
+        version=draw(st.integers(0, 3)),
+        architecture=draw(st.sampled_from(["", "x86_64", "x86_64", "aarch64"])),
+        designated=draw(_agents) if draw(rarely) else (),
+        avoid=draw(_agents) if draw(rarely) else (),
+        starts_at=draw(st.sampled_from([NOW - 1, NOW + 60])) if draw(rarely) else None,
+        waiting_for=("other",) if draw(rarely) else (),
+    )
+    return replace(session, slots=draw(_requests))
+
+
+class PolicyConformance:
+    """Inherit it and say how to make the policy."""
+
+    max_examples: ClassVar[int] = 100
+
+    def make_policy(self) -> SchedulingPolicy:
+        """Return a fresh policy."""
+        raise NotImplementedError
+
+    def test_it_has_a_name(self) -> None:
+        assert self.make_policy().name
+
+    def test_an_unknown_option_is_an_invalid_parameter(self) -> None:
+        with pytest.raises(InvalidParameter, match="no-such-option"):
+            type(self.make_policy())(selection=Concentrated(), **{"no-such-option": 1})  # type: ignore[call-arg]
+
+    def test_an_empty_world_has_an_empty_plan(self) -> None:
+        plan = self.make_policy().decide(make_snapshot([], []))
+        assert (plan.placements, plan.preemptions, plan.refusals) == ((), (), ())
+
+    def test_a_session_starts_on_an_empty_node(self) -> None:
+        plan = self.make_policy().decide(make_snapshot([make_node("n0")], [make_session("s0")]))
+        assert [placement.session_id for placement in plan.placements] == ["s0"]
+
+    def test_no_node_is_a_reason_and_no_error(self) -> None:
+        plan = self.make_policy().decide(make_snapshot([], [make_session("s0"), make_session("s1")]))
+        assert [refusal.session_id for refusal in plan.refusals] == ["s0", "s1"]
+
+    def test_explaining_an_unknown_session_says_that_it_is_not_waiting(self) -> None:
+        with pytest.raises(SessionNotFound):
+            self.make_policy().explain(make_snapshot([make_node("n0")], []), SessionId("nobody"))
+
+    def test_any_plan_can_be_carried_out(self) -> None:
+        @settings(max_examples=self.max_examples, deadline=None)
+        @given(snapshots())
+        def check(snapshot: Snapshot) -> None:
+            assert problems_of(snapshot, self.make_policy().decide(snapshot)) == ()
+
+        check()
+
+    def test_every_session_gets_one_answer_with_a_reason(self) -> None:
+        @settings(max_examples=self.max_examples, deadline=None)
+        @given(snapshots())
+        def check(snapshot: Snapshot) -> None:
+            plan = self.make_policy().decide(snapshot)
+            assert without_answer(snapshot, plan) == ()
+            assert all(refusal.message for refusal in plan.refusals)
+
+        check()
+
+    def test_sessions_that_are_not_eligible_are_left_alone(self) -> None:
+        @settings(max_examples=self.max_examples, deadline=None)
+        @given(snapshots())
+        def check(snapshot: Snapshot) -> None:
+            placed = {placement.session_id: placement for placement in self.make_policy().decide(snapshot).placements}
+            nodes = {node.agent_id: node for node in snapshot.nodes}
+            for session in snapshot.pending:
+                if session.id in placed:
+                    _check_eligible(session, placed[session.id], nodes)
+
+        check()
+
+    def test_it_decides_the_same_whatever_it_saw_before(self) -> None:
+        warm = self.make_policy()
+
+        @settings(max_examples=self.max_examples, deadline=None)
+        @given(snapshots())
+        def check(snapshot: Snapshot) -> None:
+            plan = self.make_policy().decide(snapshot)
+            assert warm.decide(snapshot) == plan
+            assert warm.decide(snapshot) == plan
+
+        check()
+
+    def test_following_its_plans_comes_to_rest(self) -> None:
+        @settings(max_examples=self.max_examples, deadline=None)
+        @given(snapshots())
+        def check(snapshot: Snapshot) -> None:
+            policy = self.make_policy()
+            for _ in range(len(snapshot.pending) + 1):
+                plan = policy.decide(snapshot)
+                if not plan.placements:
+                    return
+                snapshot = carried_out(snapshot, plan)
+            raise AssertionError("it still finds something to place")
+
+        check()
+
+    def test_an_explanation_agrees_with_the_decision(self) -> None:
+        @settings(max_examples=self.max_examples, deadline=None)
+        @given(snapshots())
+        def check(snapshot: Snapshot) -> None:
+            policy = self.make_policy()
+            placed = {placement.session_id: placement for placement in policy.decide(snapshot).placements}
+            for session in snapshot.pending:
+                outcome = policy.explain(snapshot, session.id)
+                if session.id in placed:
+                    assert outcome == placed[session.id]
+                else:
+                    _check_explanation(snapshot, session, outcome)
+
+        check()
+
+
+def carried_out(snapshot: Snapshot, plan: Plan) -> Snapshot:
+    """Return the world after a plan's placements."""
+    started = {placement.session_id for placement in plan.placements}
+    running = list(snapshot.running)
+    running += [
+        _running(kernel.kernel_id, kernel.agent_id, kernel.allocation)
+        for placement in plan.placements
+        for kernel in placement.kernels
+    ]
+    waiting = [session for session in snapshot.pending if session.id not in started]
+    return make_snapshot(list(snapshot.nodes), waiting, running, now=snapshot.now)
+
+
+def _check_eligible(session: PendingSession, placement: Placement, nodes: dict[AgentId, Node]) -> None:
+    assert session.starts_at is None or session.starts_at <= NOW
+    assert not session.waiting_for
+    agents = {kernel.agent_id for kernel in placement.kernels}
+    if session.designated_agents:
+        assert agents <= set(session.designated_agents)
+    if session.architecture:
+        assert {nodes[agent].architecture for agent in agents} == {session.architecture}
+    if session.cluster_mode is ClusterMode.SINGLE_NODE:
+        assert len(agents) == 1
+
+
+def _check_explanation(snapshot: Snapshot, session: PendingSession, outcome: object) -> None:
+    assert isinstance(outcome, Refusal)
+    assert outcome.session_id == session.id
+    assert outcome.message
+    named = [refusal.agent_id for refusal in outcome.nodes]
+    assert len(set(named)) == len(named)
+    assert set(named) <= {node.agent_id for node in snapshot.nodes}
+    assert all(refusal.message for refusal in outcome.nodes)
