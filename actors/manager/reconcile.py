@@ -1,0 +1,211 @@
+"""Asking agents for the truth, and taking in what they say.
+
+An agent is the authority on what runs on its node; the Manager on what should. Wherever they differ:
+
+======================  =================================  ==========================================================
+should be there         is there                           done
+======================  =================================  ==========================================================
+on its way              no                                 the order to make it is given again
+on its way              running                            it has started
+running                 no                                 it has ended: container lost
+being ended             yes                                the order to end it is given again
+being ended             no                                 the same; the agent then says that it is gone
+any                     ended                              it has ended; then the agent may forget it
+no                      yes                                it is destroyed; until then nothing new goes there
+======================  =================================  ==========================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+
+from actors.contracts import Inspection
+from backendai_ray.core.errors import BackendError
+from backendai_ray.core.ids import AgentId, KernelId, SessionId
+from backendai_ray.core.lifecycle import Event, KernelEnded
+from backendai_ray.core.reports import KernelFact
+from backendai_ray.core.sessions import TERMINAL, Reason, Session, Status
+from backendai_ray.store import KernelLog
+
+from .facts import events_of, is_about, judge_missing
+from .journal import Journal, all_of
+from .nodes import Node
+from .orders import Orders
+from .ports import Clock, ConnectAgent
+from .waker import Waker
+from .world import World
+
+log = structlog.get_logger()
+
+INSPECT_TIMEOUT_S = 10.0
+
+
+class Reconciler:
+    """Keeps the sessions' records in line with what agents say."""
+
+    def __init__(
+        self, world: World, journal: Journal, orders: Orders, waker: Waker, connect: ConnectAgent, clock: Clock
+    ) -> None:
+        self._world = world
+        self._journal = journal
+        self._orders = orders
+        self._waker = waker
+        self._connect = connect
+        self._clock = clock
+        self._running: dict[AgentId, asyncio.Task[bool]] = {}
+
+    # ── facts ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def take_facts(self, agent_id: AgentId, facts: Sequence[KernelFact], cause: str) -> None:
+        """Commit what an agent says; then tell it which ends it need not remember any more.
+
+        Raises:
+            StoreUnavailable: some of it could not be committed; the agent says it again.
+        """
+        by_session: dict[SessionId, list[KernelFact]] = {}
+        for fact in facts:
+            session = self._world.book.of_kernel(fact.kernel_id)
+            if session is not None and is_about(session, fact, agent_id):
+                by_session.setdefault(session.id, []).append(fact)
+            else:
+                self._take_foreign(agent_id, session, fact)
+        await all_of(self._take_of(session_id, agent_id, own, cause) for session_id, own in by_session.items())
+
+    async def _take_of(self, session_id: SessionId, agent_id: AgentId, facts: Sequence[KernelFact], cause: str) -> None:
+        now = self._clock()
+        logs = [
+            KernelLog(kernel_id=fact.kernel_id, session_id=session_id, log=fact.log_tail, at=now)
+            for fact in facts
+            if fact.status in TERMINAL and fact.log_tail
+        ]
+
+        def decide(session: Session) -> Sequence[Event]:
+            current = [fact for fact in facts if is_about(session, fact, agent_id)]
+            return events_of(session, current, cause=cause, now=now, has_restarted=self._orders.has_restarted)
+
+        await self._journal.advance(session_id, decide, kernel_logs=logs)
+        for fact in facts:
+            if fact.status in TERMINAL:
+                self._orders.acknowledge(agent_id, fact.kernel_id)
+
+    def _take_foreign(self, agent_id: AgentId, session: Session | None, fact: KernelFact) -> None:
+        """Deal with a kernel that no live session has on this node (any more)."""
+        node = self._world.nodes.meet(agent_id, self._clock())
+        kernel = None if session is None else session.kernel(fact.kernel_id)
+        if kernel is not None and kernel.agent_id == agent_id:
+            return  # late word of an earlier attempt; this one is made in its place
+        if fact.status in TERMINAL:
+            self._orders.acknowledge(agent_id, fact.kernel_id)
+            if fact.kernel_id in node.strays:
+                node.strays.discard(fact.kernel_id)
+                self.publish(node)
+            return
+        if fact.kernel_id not in node.strays:
+            log.warning("kernel.stray", agent_id=agent_id, kernel_id=fact.kernel_id, session_id=fact.session_id)
+            node.strays.add(fact.kernel_id)
+            self.publish(node)
+        self._orders.destroy_stray(agent_id, fact.kernel_id, Reason.AGENT_LOST)
+
+    def publish(self, node: Node) -> None:
+        """Tell the scheduler what has changed about a node."""
+        if self._world.publish_node(node):
+            self._waker.wake([node.group], f"node {node.agent_id} can take kernels")
+
+    # ── the truth ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def reconcile(self, agent_id: AgentId) -> bool:
+        """Ask an agent for the truth and act on it; returns whether it answered.
+
+        Several who ask at the same time share one answer.
+        """
+        running = self._running.get(agent_id)
+        if running is None:
+            running = self._running[agent_id] = asyncio.create_task(self._reconcile(agent_id))
+            running.add_done_callback(lambda _: self._running.pop(agent_id, None))
+        return await asyncio.shield(running)
+
+    def reconcile_soon(self, agent_id: AgentId) -> None:
+        """Ask an agent for the truth behind the caller's back."""
+        if agent_id not in self._running:
+            running = self._running[agent_id] = asyncio.create_task(self._reconcile(agent_id))
+            running.add_done_callback(lambda _: self._running.pop(agent_id, None))
+
+    async def settle(self) -> None:
+        """Wait until nobody is being asked."""
+        while running := list(self._running.values()):
+            await asyncio.gather(*running)
+
+    async def stop(self) -> None:
+        """Give up on answers that have not come."""
+        running = list(self._running.values())
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    async def _reconcile(self, agent_id: AgentId) -> bool:
+        node = self._world.nodes.meet(agent_id, self._clock())
+        before = {
+            kernel.id: (session.attempt, kernel.status)
+            for session in self._world.book.on_agent(agent_id)
+            for kernel in session.kernels
+            if kernel.agent_id == agent_id
+        }
+        was_reconciled, was_ready = node.is_reconciled and node.lost_at is None, node.is_ready
+        try:
+            inspection = await asyncio.wait_for(self._connect(agent_id).inspect(), INSPECT_TIMEOUT_S)
+        except (BackendError, TimeoutError) as exc:
+            log.info("agent.not_inspected", agent_id=agent_id, error=repr(exc))
+            return False
+        node.seen(self._clock())
+        cause = f"inspect-{inspection.incarnation[:8]}"
+        try:
+            await self.take_facts(agent_id, inspection.kernels, cause)
+            if was_ready and inspection.incarnation == node.incarnation:
+                await self._take_missing(agent_id, before, inspection, cause, redrive=not was_reconciled)
+                self._is_reconciled(node, inspection)
+        except BackendError as exc:
+            log.warning("agent.not_reconciled", agent_id=agent_id, error=exc.message)
+        return True
+
+    async def _take_missing(
+        self,
+        agent_id: AgentId,
+        before: dict[KernelId, tuple[int, Status]],
+        inspection: Inspection,
+        cause: str,
+        *,
+        redrive: bool,
+    ) -> None:
+        there = {fact.kernel_id for fact in inspection.kernels}
+        now = self._clock()
+        jobs = []
+        for session in self._world.book.on_agent(agent_id):
+            missing = judge_missing(session, agent_id, before, there)
+            self._orders.create(session, set(missing.create))
+            if redrive or session.status in (Status.TERMINATING, Status.RESTARTING):
+                self._orders.redrive(session)
+            lost: list[Event] = [
+                KernelEnded(
+                    cause=cause,
+                    now=now,
+                    kernel_id=kernel_id,
+                    attempt=session.attempt,
+                    reason=Reason.CONTAINER_LOST,
+                    message="its container is gone without a word",
+                )
+                for kernel_id in missing.lost
+            ]
+            if lost:
+                jobs.append(self._journal.advance(session.id, lambda _, lost=lost: lost))  # type: ignore[misc]
+        await all_of(jobs)
+
+    def _is_reconciled(self, node: Node, inspection: Inspection) -> None:
+        node.reconciled = inspection.incarnation
+        node.reconciled_at = self._clock()
+        node.strays &= {fact.kernel_id for fact in inspection.kernels}
+        node.is_away = False
+        node.lost_at = None
+        self.publish(node)

@@ -1,0 +1,84 @@
+"""Sessions as others see them: the scheduler, the agents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from backendai_ray.core.ids import AgentId, SessionId
+from backendai_ray.core.scheduling import PendingSession, RunningKernel
+from backendai_ray.core.sessions import TERMINAL, Kernel, KernelSpec, Session
+
+
+def pending_session(
+    session: Session, *, waiting_for: Sequence[SessionId] = (), avoid: Sequence[AgentId] = ()
+) -> PendingSession:
+    """Return a PENDING session as the scheduler sees it."""
+    spec = session.spec
+    return PendingSession(
+        id=spec.id,
+        version=session.version,
+        access_key=spec.access_key,
+        domain=spec.domain,
+        project=spec.project,
+        user=spec.user,
+        type=spec.type,
+        priority=spec.priority,
+        submitted_at=session.created_at,
+        image=spec.image,
+        architecture=spec.architecture,
+        slots=spec.slots,
+        kernel_ids=tuple(kernel.id for kernel in session.kernels),
+        cluster_mode=spec.cluster_mode,
+        designated_agents=spec.designated_agents,
+        starts_at=spec.starts_at,
+        waiting_for=tuple(waiting_for),
+        avoid_agents=tuple(avoid),
+    )
+
+
+def holds_devices(kernel: Kernel) -> bool:
+    """Return whether a kernel's devices are taken: placed, and its end not confirmed."""
+    return kernel.agent_id is not None and kernel.status not in TERMINAL
+
+
+def running_kernel(session: Session, kernel: Kernel, placed_at: float) -> RunningKernel:
+    """Return a kernel that holds devices as the scheduler sees it."""
+    if kernel.agent_id is None:
+        raise ValueError(f"kernel {kernel.id} is not placed")
+    return RunningKernel(
+        kernel_id=kernel.id,
+        session_id=session.id,
+        agent_id=kernel.agent_id,
+        access_key=session.spec.access_key,
+        project=session.spec.project,
+        domain=session.spec.domain,
+        allocation=kernel.allocation,
+        priority=session.spec.priority,
+        placed_at=placed_at,
+    )
+
+
+def kernel_spec(session: Session, kernel: Kernel) -> KernelSpec:
+    """Return all that an agent needs to make the kernel; the same for the same attempt, whenever it is asked."""
+    spec = session.spec
+    return KernelSpec(
+        kernel_id=kernel.id,
+        session_id=spec.id,
+        session_name=spec.name,
+        access_key=spec.access_key,
+        session_type=spec.type,
+        image=spec.image,
+        architecture=spec.architecture,
+        role=kernel.role,
+        index=kernel.index,
+        hostname=kernel.hostname,
+        cluster_hosts=tuple(member.hostname for member in session.kernels),
+        slots=spec.slots,
+        allocation=kernel.allocation,
+        shmem_bytes=spec.shmem_bytes,
+        environ=spec.environ,
+        bootstrap_script=spec.bootstrap_script,
+        preopen_ports=spec.preopen_ports,
+        epoch=session.epoch,
+        attempt=session.attempt,
+    )

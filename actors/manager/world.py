@@ -1,0 +1,183 @@
+"""All that the Manager knows, in memory, and the one place where a committed record takes effect in it.
+
+Everything here is derived: from the store's live sessions and from what agents say. :meth:`World.replace` is called
+with a record after its commit and brings the book, the ledger, the queue as policy actors see it, the timetable and
+the dependencies into line at once, so that they never disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from backendai_ray.core.ids import AgentId, KernelId, ResourceGroupName, SessionId
+from backendai_ray.core.lifecycle import Deadlines
+from backendai_ray.core.scheduling import (
+    Change,
+    Changes,
+    KernelFreed,
+    KernelHeld,
+    NodeChanged,
+    NodeGone,
+    SessionQueued,
+    SessionUnqueued,
+)
+from backendai_ray.core.sessions import Session, Status
+from backendai_ray.store import GroupRecord
+
+from .book import Book
+from .changelog import ChangeLog
+from .dependencies import Waiting
+from .ledger import Ledger
+from .nodes import Node, Nodes
+from .timetable import Timetable
+from .views import holds_devices, pending_session, running_kernel
+
+
+class World:
+    """The Manager's memory."""
+
+    def __init__(self, incarnation: str, deadlines: Deadlines) -> None:
+        self.incarnation = incarnation
+        self.deadlines = deadlines
+        self.book = Book()
+        self.ledger = Ledger()
+        self.nodes = Nodes()
+        self.waiting = Waiting()
+        self.timetable = Timetable()
+        self.groups: dict[ResourceGroupName, GroupRecord] = {}
+        self.notes: dict[SessionId, str] = {}
+        """Why a pending session waits, in the words of the last pass."""
+        self._logs: dict[ResourceGroupName, ChangeLog] = {}
+        self._placed_at: dict[KernelId, float] = {}
+        self._avoid: dict[SessionId, dict[AgentId, None]] = {}
+
+    # ── sessions ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def replace(self, before: Session | None, after: Session) -> list[ResourceGroupName]:
+        """Let a committed record take effect.
+
+        Returns:
+            The resource groups that have a reason for another scheduling pass.
+        """
+        self.book.put(after)
+        self._plan_ahead(before, after)
+        freed = self._move_devices(before, after)
+        if before is not None and before.status is Status.PENDING and after.status is not Status.PENDING:
+            self.waiting.forget(after.id)
+            self.notes.pop(after.id, None)
+            self._note(after, SessionUnqueued(after.id))
+        queued = after.status is Status.PENDING
+        if queued:
+            self._remember_failure(before, after)
+            self._publish_queued(after)
+        groups = [after.spec.resource_group] if freed or (queued and self._is_news(before, after)) else []
+        if after.is_terminal:
+            groups += self._end(after)
+        return groups
+
+    def _end(self, session: Session) -> list[ResourceGroupName]:
+        self._avoid.pop(session.id, None)
+        groups = []
+        for dependent in self.waiting.ended(session):
+            waiting = self.book.live.get(dependent)
+            if waiting is not None and waiting.status is Status.PENDING:
+                self._publish_queued(waiting)
+                groups.append(waiting.spec.resource_group)
+        return groups
+
+    @staticmethod
+    def _is_news(before: Session | None, after: Session) -> bool:
+        return before is None or before.status is not after.status
+
+    def _plan_ahead(self, before: Session | None, after: Session) -> None:
+        overdue_at = self.deadlines.of(after)
+        if overdue_at is not None and (before is None or overdue_at != self.deadlines.of(before)):
+            self.timetable.add(overdue_at, after.id)
+        if after.status is Status.PENDING and after.spec.starts_at is not None and before is None:
+            self.timetable.add(after.spec.starts_at, after.id)
+
+    def _move_devices(self, before: Session | None, after: Session) -> bool:
+        """Bring the ledger into line with the record; returns whether something became free."""
+        old = {} if before is None else {k.id: k for k in before.kernels if holds_devices(k)}
+        new = {k.id: k for k in after.kernels if holds_devices(k)}
+        for kernel_id in old.keys() - new.keys():
+            self.ledger.release(kernel_id)
+            self._placed_at.pop(kernel_id, None)
+            self._note(after, KernelFreed(kernel_id))
+        for kernel_id, kernel in new.items():
+            if kernel_id in old or kernel.agent_id is None:
+                continue
+            self.ledger.adopt(kernel_id, kernel.agent_id, kernel.allocation)
+            self._placed_at[kernel_id] = after.status_at
+            self._note(after, KernelHeld(running_kernel(after, kernel, after.status_at)))
+        return bool(old.keys() - new.keys())
+
+    def _remember_failure(self, before: Session | None, after: Session) -> None:
+        if before is not None and before.attempt != after.attempt:
+            tried = (k.agent_id for k in before.kernels if k.agent_id is not None)
+            self._avoid[after.id] = {**self._avoid.get(after.id, {}), **dict.fromkeys(tried)}
+
+    def _publish_queued(self, session: Session) -> None:
+        self._note(session, self._queued(session))
+
+    def _queued(self, session: Session) -> SessionQueued:
+        waiting_for = self.waiting.unmet(session.id)
+        avoid = tuple(self._avoid.get(session.id, ()))
+        return SessionQueued(pending_session(session, waiting_for=waiting_for, avoid=avoid))
+
+    def _note(self, session: Session, change: Change) -> None:
+        self.log(session.spec.resource_group).add(change)
+
+    # ── nodes ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def publish_node(self, node: Node) -> bool:
+        """Tell the scheduler of a node what changed; returns whether it may place more than before."""
+        log = self.log(node.group)
+        if node.report is None:
+            return False
+        if node.lost_at is not None or node.has_left:
+            if node.published is not None:
+                log.add(NodeGone(node.agent_id))
+                node.published = None
+            return False
+        why_not = node.unschedulable()
+        now = (why_not, (node.incarnation, node.report.version))
+        if now == node.published:
+            return False
+        node.published = now
+        log.add(NodeChanged(node.agent_id, why_not, node.handle))
+        return not why_not
+
+    def leave_group(self, node: Node) -> None:
+        """The node belongs to another group from now on."""
+        if node.published is not None:
+            self.log(node.group).add(NodeGone(node.agent_id))
+            node.published = None
+
+    # ── the scheduler's view ──────────────────────────────────────────────────────────────────────────────────────
+
+    def log(self, group: ResourceGroupName) -> ChangeLog:
+        """Return the changes of a group."""
+        log = self._logs.get(group)
+        if log is None:
+            log = self._logs[group] = ChangeLog(group, self.incarnation)
+        return log
+
+    def changes(self, group: ResourceGroupName, incarnation: str, since: int) -> Changes:
+        """Return what came after ``since``, or the whole world when the numbers do not join up."""
+        log = self.log(group)
+        return log.since(incarnation, since) or log.world(tuple(self._everything(group)))
+
+    def _everything(self, group: ResourceGroupName) -> Iterable[Change]:
+        for node in self.nodes:
+            if node.group == group and node.published is not None:
+                yield NodeChanged(node.agent_id, node.published[0], node.handle)
+        sessions = [s for s in self.book.live.values() if s.spec.resource_group == group]
+        sessions.sort(key=lambda session: (session.created_at, session.id))
+        for session in sessions:
+            if session.status is Status.PENDING:
+                yield self._queued(session)
+            for kernel in session.kernels:
+                if holds_devices(kernel):
+                    placed_at = self._placed_at.get(kernel.id, session.status_at)
+                    yield KernelHeld(running_kernel(session, kernel, placed_at))
