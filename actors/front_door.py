@@ -19,7 +19,8 @@ import structlog
 import uvicorn
 
 from actors.contracts import AgentContract, ManagerContract, SokovanContract
-from backendai_ray.api import ChangeStream, Services, create_app
+from backendai_ray.api import EventSource, Services, create_app
+from backendai_ray.bus import Bus, EventStream
 from backendai_ray.config import Settings
 from backendai_ray.core.errors import InvalidParameter
 from backendai_ray.core.ids import AgentId
@@ -50,24 +51,31 @@ class FrontDoor:
         settings: Settings,
         *,
         port: int,
+        bus_url: str,
         manager: ManagerContract,
         connect_agent: Callable[[AgentId], AgentContract],
         sokovan: SokovanContract,
-        changes: ChangeStream,
+        events: EventSource | None = None,
     ) -> None:
         """Set up; :meth:`start` does the work.
 
         Args:
             settings: The cluster's settings.
             port: Where to listen; 0 takes a free one, which a restarted actor does not get again.
+            bus_url: Where the event bus is.
             manager: The Manager.
             connect_agent: Returns the agent of a node.
             sokovan: The scheduler.
-            changes: The stream of status changes.
+            events: Instead of the stream of that bus.
         """
         self._settings = settings
         self._port = port
-        self._services = Services(manager=manager, agent=connect_agent, sokovan=sokovan, changes=changes)
+        self._bus_url = bus_url
+        self._manager = manager
+        self._connect_agent = connect_agent
+        self._sokovan = sokovan
+        self._events = events
+        self._bus: Bus | None = None
         self._incarnation = uuid4().hex
         self._listening = asyncio.Event()
         self._server: _Server | None = None
@@ -87,7 +95,7 @@ class FrontDoor:
         self._port = listener.getsockname()[1]
         self._server = _Server(
             uvicorn.Config(
-                create_app(self._services, self._settings),
+                create_app(self._services(), self._settings),
                 http="httptools",
                 ws="websockets-sansio",
                 lifespan="off",
@@ -118,6 +126,15 @@ class FrontDoor:
             self._server.should_exit = True
             await self._serving
             self._listening.clear()
+        if self._bus is not None:
+            await self._bus.close()
+
+    def _services(self) -> Services:
+        events = self._events
+        if events is None:
+            self._bus = Bus(self._bus_url)
+            events = EventStream(self._bus)
+        return Services(manager=self._manager, agent=self._connect_agent, sokovan=self._sokovan, events=events)
 
     async def ping(self) -> str:
         """Return the incarnation."""

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from backendai_ray.api.app import create_app
-from backendai_ray.api.services import ChangeStream, Services, StreamedChange
+from backendai_ray.api.services import EventSource, Services
 
-__all__ = ["ChangeStream", "Services", "StreamedChange", "create_app"]
+__all__ = ["EventSource", "Services", "create_app"]

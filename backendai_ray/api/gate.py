@@ -136,7 +136,8 @@ class _Exchange:
 
     def log(self) -> None:
         scope = self.scope
-        write = log.info if scope.get("method", "GET") not in _READS or self.status >= 500 else log.debug
+        is_common = scope.get("method", "GET") in _READS or scope["state"].get("is_poll", False)
+        write = log.debug if is_common and self.status < 500 else log.info
         write(
             "http.request",
             method=scope.get("method", "WEBSOCKET"),

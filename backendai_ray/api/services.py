@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from actors.contracts import AgentContract, ManagerContract, SokovanContract
+from backendai_ray.bus import Entry, Gap
 from backendai_ray.core.ids import AgentId
-from backendai_ray.core.lifecycle import StatusChange
 
 
-@dataclass(frozen=True, slots=True)
-class StreamedChange:
-    """A status change as it stands on the event stream."""
+class EventSource(Protocol):
+    """The stream of domain events, followed from any point on (:class:`backendai_ray.bus.EventStream`)."""
 
-    id: str
-    """Orders the stream; a reader goes on after the last one it has."""
-    change: StatusChange
-
-
-class ChangeStream(Protocol):
-    """The stream of status changes, read from any point on.
-
-    Both raise ``BusUnavailable`` while the bus is away; what happened meanwhile is there once it is back.
-    """
-
-    async def newest_id(self) -> str:
-        """Return the id after which everything that happens from now on comes."""
+    async def ends(self) -> tuple[str, str] | None:
+        """Return the ids of the oldest and the newest entry; raises ``BusUnavailable`` while the bus is away."""
         ...
 
-    async def read(self, after_id: str, wait_s: float) -> Sequence[StreamedChange]:
-        """Return what comes after ``after_id``, waiting up to ``wait_s`` for the first."""
+    def tail(self, after: str | None = None, *, idle_s: float = 15.0) -> AsyncIterator[Entry | Gap | None]:
+        """Follow the stream for ever, also while the bus is away; ``None`` says that nothing came for a while."""
         ...
 
 
@@ -42,4 +30,4 @@ class Services:
     manager: ManagerContract
     agent: Callable[[AgentId], AgentContract]
     sokovan: SokovanContract
-    changes: ChangeStream
+    events: EventSource

@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,15 @@ from actors.contracts import (
     Keypair,
     Route,
     SessionPage,
-    Submitted,
     SubmitRequest,
+    Submitted,
     Transfer,
 )
-from backendai_ray.api import Services, StreamedChange
+from backendai_ray.api import Services
+from backendai_ray.bus import DomainEvent, Entry, Gap, names_of, parse_event_id
 from backendai_ray.core.errors import (
     BackendError,
+    BusUnavailable,
     FileMissing,
     KernelNotFound,
     NameInUse,
@@ -147,7 +149,7 @@ class FakeManager:
             self._cluster.agent.kernels.pop(after.main.id, None)
         self.kept[session_id] = after
         for kernel_id in (*(k.id for k in kernels), None):
-            self._cluster.changes.publish(
+            self._cluster.events.publish(
                 StatusChange(
                     session_id=session_id,
                     kernel_id=kernel_id,
@@ -255,7 +257,7 @@ class FakeManager:
         return renamed
 
     async def history(self, session_id: SessionId) -> Sequence[StatusChange]:
-        return [item.change for item in self._cluster.changes.items if item.change.session_id == session_id]
+        return [change for change in self._cluster.events.changes if change.session_id == session_id]
 
     async def logs(self, access_key: AccessKey, name_or_id: str, kernel_id: KernelId | None) -> bytes:
         session = await self.session(access_key, name_or_id)
@@ -410,7 +412,7 @@ class FakeAgent:
                     run.write("stdout", f"{value!r}\n")
             except SyntaxError:
                 exec(request.code, names)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - whatever the user's code raises
             run.write("stderr", traceback.format_exc())
             run.end(1)
         else:
@@ -525,26 +527,60 @@ class FakeAgent:
         self.closed_ptys.append(pty_id)
 
 
-class FakeChanges:
-    """The stream of changes, in a list."""
+class FakeEvents:
+    """The stream of events, in a list."""
 
-    def __init__(self, faults: Faults) -> None:
-        self.faults = faults
-        self.items: list[StreamedChange] = []
+    def __init__(self, cluster: FakeCluster) -> None:
+        self._cluster = cluster
+        self.changes: list[StatusChange] = []
+        self.entries: list[Entry] = []
 
     def publish(self, change: StatusChange) -> None:
-        self.items.append(StreamedChange(str(len(self.items) + 1), change))
+        self.changes.append(change)
+        spec = self._cluster.manager.kept[change.session_id].spec
+        for part, name in enumerate(names_of(change)):
+            event = DomainEvent(
+                name=name,
+                number=len(self.changes),
+                part=part,
+                session_id=spec.id,
+                session_name=spec.name,
+                kernel_id=change.kernel_id,
+                access_key=spec.access_key,
+                domain=spec.domain,
+                project=spec.project,
+                user=spec.user,
+                before=change.before,
+                status=change.after,
+                reason=change.reason,
+                message=change.message,
+                at=change.at,
+                cause=change.cause,
+            )
+            self.entries.append(Entry(event.id, event))
 
-    async def newest_id(self) -> str:
-        self.faults.on("changes.newest_id")
-        return str(len(self.items))
+    async def ends(self) -> tuple[str, str] | None:
+        self._cluster.faults.on("events.ends")
+        return (self.entries[0].id, self.entries[-1].id) if self.entries else None
 
-    async def read(self, after_id: str, wait_s: float) -> Sequence[StreamedChange]:
-        self.faults.on("changes.read")
-        deadline = time.monotonic() + wait_s
-        while len(self.items) <= int(after_id) and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
-        return self.items[int(after_id) :]
+    async def tail(self, after: str | None = None, *, idle_s: float = 15.0) -> AsyncIterator[Entry | Gap | None]:
+        position = (parse_event_id(after) if after else None) or (0, 0)
+        index = 0
+        while True:
+            try:
+                self._cluster.faults.on("events.tail")
+            except BusUnavailable:
+                yield None
+            patience = time.monotonic() + idle_s
+            while index >= len(self.entries) and time.monotonic() < patience:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            if index >= len(self.entries):
+                yield None
+                continue
+            entry = self.entries[index]
+            index += 1
+            if (entry.event.number, entry.event.part) > position:
+                yield entry
 
 
 class FakeCluster:
@@ -552,7 +588,7 @@ class FakeCluster:
 
     def __init__(self, folder: Path) -> None:
         self.faults = Faults()
-        self.changes = FakeChanges(self.faults)
+        self.events = FakeEvents(self)
         self.agent = FakeAgent(folder, self.faults)
         self.manager = FakeManager(self)
         self.sokovan = FakeSokovan()
@@ -560,7 +596,7 @@ class FakeCluster:
     def services(self) -> Services:
         manager: Any = self.manager
         agent: Any = self.agent
-        return Services(manager=manager, agent=lambda _: agent, sokovan=self.sokovan, changes=self.changes)
+        return Services(manager=manager, agent=lambda _: agent, sokovan=self.sokovan, events=self.events)
 
     def fail_next(self, call: str, error: BackendError | Exception, *, times: int = 1) -> None:
         self.faults.fail_next(call, error, times=times)

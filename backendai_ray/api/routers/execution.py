@@ -7,6 +7,7 @@ from secrets import token_hex
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.requests import Request
 from starlette.responses import Response
 
 from backendai_ray.api.answers import nothing, plain
@@ -28,11 +29,14 @@ router = APIRouter(route_class=ApiRoute, tags=["execution"])
     response_model=ExecuteAnswer,
     responses=errors(404, 409, 422, 429),
 )
-async def execute(context: ContextDep, caller: CallerDep, name: SessionName, body: Execute) -> Response:
+async def execute(
+    request: Request, context: ContextDep, caller: CallerDep, name: SessionName, body: Execute
+) -> Response:
     """Start, continue or feed a run; answers at its end, or after two seconds with what there is.
 
     Until `status` is `finished`, call again with mode `continue` (or `input`) and the same `runId`.
     """
+    request.scope["state"]["is_poll"] = True
     options = body.options or ExecuteOptions()
     mode = _mode(body, options)
     run_id = _run_id(body, mode, caller)

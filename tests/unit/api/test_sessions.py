@@ -1,0 +1,142 @@
+"""Sessions: list, show, end, restart, rename, history, explain; and the cluster around them."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from backendai_ray.core.errors import StoreUnavailable, Unavailable
+from tests.support.api_fakes import HOLD_IMAGE, USER, FakeCluster
+
+
+async def test_show(client: httpx.AsyncClient, session: str) -> None:
+    shown = (await client.get(f"/session/{session}")).json()
+    assert (shown["status"], shown["sessionName"], shown["clusterSize"]) == ("RUNNING", session, 1)
+    assert shown["requestedSlots"] == {"cpu": "1", "mem": str(2**30)}
+    assert shown["kernels"][0]["hostname"] == "main1"
+    by_id = await client.get(f"/session/{shown['sessionId']}")
+    assert by_id.json()["sessionId"] == shown["sessionId"]
+
+
+async def test_a_session_of_somebody_else_is_not_there(
+    client: httpx.AsyncClient, admin: httpx.AsyncClient, session: str
+) -> None:
+    assert (await admin.get(f"/session/{session}")).status_code == 404
+    assert (await admin.get(f"/session/{session}?owner_access_key={USER.access_key}")).status_code == 200
+    assert (await client.get(f"/session/{session}?owner_access_key=AKIAADMIN")).status_code == 403
+
+
+@pytest.mark.parametrize("name", ["nobody", "%ED%95%9C", "a%2Fb", "..%2F..", "a" * 65, "a%00b"])
+async def test_names_of_nothing(client: httpx.AsyncClient, name: str) -> None:
+    assert (await client.get(f"/session/{name}")).status_code == 404
+
+
+async def test_list_pages_and_statuses(client: httpx.AsyncClient, admin: httpx.AsyncClient) -> None:
+    for number in range(3):
+        await client.post("/session", json={"image": "python", "name": f"s{number}"})
+    await client.post("/session", json={"image": HOLD_IMAGE, "name": "waits", "enqueueOnly": True})
+    page = (await client.get("/session?limit=2&offset=1")).json()
+    assert (page["total"], [item["sessionName"] for item in page["items"]]) == (4, ["s2", "s1"])
+    waiting = (await client.get("/session?status=pending,scheduled")).json()
+    assert [item["sessionName"] for item in waiting["items"]] == ["waits"]
+    assert (await admin.get("/session")).json()["total"] == 0
+    assert (await admin.get("/session?all=true")).json()["total"] == 4
+    assert (await client.get("/session?all=true")).status_code == 403
+    for query in ("status=SLEEPING", "limit=0", "limit=100000", "offset=-1", "limit=x"):
+        response = await client.get(f"/session?{query}")
+        assert (response.status_code, response.json()["details"]["field"]) == (400, query.split("=")[0])
+
+
+async def test_destroy(client: httpx.AsyncClient, session: str) -> None:
+    answer = await client.delete(f"/session/{session}?forced=true&recursive=true")
+    assert (answer.status_code, answer.json()["status"], answer.json()["stats"]) == (200, "TERMINATED", {})
+    assert (await client.delete(f"/session/{session}")).json()["status"] == "TERMINATED"
+    assert (await client.delete("/session/nobody")).status_code == 404
+    gone = await client.post(f"/session/{session}", json={"code": "1"})
+    assert (gone.status_code, gone.json()["code"]) == (409, "session-ended")
+
+
+async def test_restart_and_rename(client: httpx.AsyncClient, session: str) -> None:
+    assert (await client.post(f"/session/{session}", json={"code": "1"})).status_code == 200
+    assert (await client.patch(f"/session/{session}")).status_code == 204
+    assert (await client.post(f"/session/{session}", json={"code": "1"})).status_code == 200
+    assert (await client.post(f"/session/{session}/rename?name=other")).status_code == 204
+    assert (await client.post("/session/other", json={"code": "1"})).status_code == 200
+    assert (await client.post(f"/session/{session}", json={"code": "1"})).status_code == 404
+    for bad in ("", "?name=", "?name=a%20b"):
+        response = await client.post(f"/session/other/rename{bad}")
+        assert (response.status_code, response.json()["details"]["field"]) == (400, "name")
+
+
+async def test_changes_carry_an_id_that_their_repetition_shares(
+    client: httpx.AsyncClient, session: str, cluster: FakeCluster
+) -> None:
+    cluster.fail_next("manager.restart", Unavailable())
+    await client.patch(f"/session/{session}")
+    for _ in range(2):
+        await client.delete(f"/session/{session}", headers={"Idempotency-Key": "same"})
+    await client.delete(f"/session/{session}", headers={"X-Request-ID": "mine"})
+    ids = cluster.manager.request_ids
+    assert ids[1] == ids[2]
+    assert ids[3].startswith("mine.")
+    assert len(set(ids)) == 3
+
+
+async def test_history_and_logs(client: httpx.AsyncClient, session: str) -> None:
+    history = (await client.get(f"/session/{session}/status-history")).json()
+    assert list(history["result"]) == ["pending", "scheduled", "preparing", "running"]
+    assert {change["after"] for change in history["changes"]} == {"SCHEDULED", "PREPARING", "RUNNING"}
+    assert (await client.get(f"/session/{session}/logs")).json() == {"result": {"logs": "nothing yet\n"}}
+    session_id = (await client.get(f"/session/{session}")).json()["sessionId"]
+    task = await client.get(f"/session/_/logs?taskId={session_id}")
+    assert task.text == "nothing yet\n"
+    kernels = (await client.get(f"/session/{session}/kernels")).json()
+    assert [kernel["role"] for kernel in kernels["items"]] == ["main"]
+
+
+async def test_dependency_graph_as_the_official_client_reads_it(client: httpx.AsyncClient, session: str) -> None:
+    await client.post("/session", json={"image": "python", "name": "second", "dependencies": [session]})
+    graph = (await client.get("/session/second/dependency-graph")).json()
+    assert graph["status"] == "KernelStatus.RUNNING"
+    assert [node["session_name"] for node in graph["depends_on"]] == [session]
+
+
+async def test_explain(client: httpx.AsyncClient, session: str) -> None:
+    await client.post("/session", json={"image": HOLD_IMAGE, "name": "waits", "enqueueOnly": True})
+    why = (await client.get("/session/waits/explain")).json()
+    assert (why["status"], why["reason"]) == ("PENDING", "not-enough")
+    assert why["nodes"] == [
+        {"agentId": "node-1", "code": "not-enough", "message": "cpu: 1 missing", "shortfall": {"cpu": "1"}}
+    ]
+    runs = (await client.get(f"/session/{session}/explain")).json()
+    assert (runs["status"], runs["reason"], runs["nodes"]) == ("RUNNING", "started", [])
+
+
+async def test_the_cluster(client: httpx.AsyncClient, admin: httpx.AsyncClient, session: str) -> None:
+    assert (await client.get("/agents")).status_code == 403
+    agents = (await admin.get("/agents")).json()
+    assert agents["items"][0]["availableSlots"] == {"cpu": "8", "mem": str(2**34)}
+    assert (await client.get("/scaling-groups?group=default")).json() == {"scaling_groups": [{"name": "default"}]}
+    assert (await client.get("/config/resource-slots")).json() == {"cpu": "count", "mem": "bytes"}
+    assert (await client.get("/manager/announcement")).json() == {"enabled": False, "message": ""}
+    status = (await client.request("GET", "/manager/status", json={"status": "running"})).json()
+    assert (status["status"], status["active_sessions"]) == ("running", 1)
+    assert (await client.get(f"/stream/session/{session}/apps")).json() == []
+
+
+async def test_health(anonymous: httpx.AsyncClient, cluster: FakeCluster) -> None:
+    assert (await anonymous.get("/health/livez")).status_code == 200
+    assert (await anonymous.get("/health/readyz")).status_code == 200
+    cluster.fail_next("manager.groups", Unavailable("the manager is away"))
+    response = await anonymous.get("/health/readyz")
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+
+
+async def test_a_manager_that_restarts_is_waited_for_and_a_store_that_is_away_is_not(
+    client: httpx.AsyncClient, cluster: FakeCluster, session: str
+) -> None:
+    cluster.fail_next("manager.session", Unavailable("restarting"), times=3)
+    assert (await client.get(f"/session/{session}")).status_code == 200
+    cluster.fail_next("manager.session", StoreUnavailable("no disk"))
+    response = await client.get(f"/session/{session}")
+    assert (response.status_code, response.json()["code"]) == (503, "store-unavailable")
