@@ -42,7 +42,6 @@ __all__ = [
     "NodeInfo",
     "NodeRefusal",
     "OutputChunk",
-    "RequestLost",
     "Run",
     "RunResult",
     "Session",

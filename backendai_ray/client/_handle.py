@@ -327,8 +327,10 @@ class AsyncSession:
         if wait:
             await self.wait(*TERMINAL, timeout=timeout)
 
-    async def abandon(self) -> None:
-        """End it as well as can be, without waiting and without an error."""
+    async def abandon_if_created(self) -> None:
+        """End it as well as can be, without waiting and without an error, if the call that gave it made it."""
+        if not self.created:
+            return
         try:
             await self.destroy(forced=True, wait=False)
         except BackendError:

@@ -161,7 +161,16 @@ class AsyncSessions:
                 return
 
     async def _submit(self, body: Mapping[str, Any]) -> AsyncSession:
-        answer = await self._transport.json("POST", "/session", body=body)
+        asking = asyncio.ensure_future(self._transport.json("POST", "/session", body=body))
+        try:
+            answer = await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            # It may be there already, and nobody would know of it.
+            await self._handle(body, await asking).abandon_if_created()
+            raise
+        return self._handle(body, answer)
+
+    def _handle(self, body: Mapping[str, Any], answer: Mapping[str, Any]) -> AsyncSession:
         return AsyncSession(
             self._transport,
             answer["sessionId"],
@@ -175,8 +184,7 @@ class AsyncSessions:
         try:
             await session.wait(Status.RUNNING, timeout=timeout, on_progress=on_progress)
         except (BackendError, asyncio.CancelledError):
-            if session.created:  # the caller has no handle to it yet
-                await asyncio.shield(session.abandon())
+            await asyncio.shield(session.abandon_if_created())  # the caller has no handle to it yet
             raise
 
 
