@@ -14,7 +14,14 @@ from urllib.parse import urlsplit
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 
 from backendai_ray.core.errors import BusUnavailable, InvalidParameter
 
@@ -46,6 +53,9 @@ class Bus:
             url,
             decode_responses=True,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
+            # Ours bounds every call; the client's own would cut blocking reads, and it uses asyncio.wait_for, which
+            # loses cancellations on Python 3.11.
+            socket_timeout=None,
             socket_keepalive=bool(parts.hostname),
             retry=Retry(NoBackoff(), 1),  # a pooled connection may have died unnoticed: try a new one, once
         )
@@ -72,8 +82,10 @@ class Bus:
             raise BusUnavailable(f"{self.where} does not answer in time") from None
         except AuthenticationError as exc:
             raise BusUnavailable(f"{self.where} refuses the password of the URL: {exc}") from exc
+        except (OutOfMemoryError, ReadOnlyError, NoPermissionError) as exc:
+            raise BusUnavailable(f"{self.where} takes nothing now: {exc}") from exc
         except ResponseError as exc:
-            if str(exc).split(" ", 1)[0] in _REFUSALS:
+            if str(exc).startswith(_REFUSALS):
                 raise BusUnavailable(f"{self.where} takes nothing now: {exc}") from exc
             raise
         except (RedisError, OSError) as exc:
@@ -98,4 +110,4 @@ class Bus:
         await self.close()
 
 
-_REFUSALS = frozenset({"OOM", "LOADING", "READONLY", "MISCONF", "MASTERDOWN", "NOAUTH", "WRONGPASS", "NOPERM", "BUSY"})
+_REFUSALS = ("MISCONF", "NOAUTH", "WRONGPASS", "BUSY ", "NOREPLICAS")
