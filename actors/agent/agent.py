@@ -1,0 +1,543 @@
+"""The agent of one node: makes, keeps and ends kernels, and is the authority on what runs there.
+
+Guarantees. ``create_kernels`` returns after the orders are on the node's disk, so they are carried out whatever
+becomes of this process. Kernels do not depend on the agent: they run on while it is away and are found again. News
+are repeated until the Manager has taken them. A failed call may have had its effect; every call may be repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+
+from actors.agent.backends.base import ComputeBackend, Found, Life
+from actors.agent.choosing import choose_backend
+from actors.agent.devices.base import DevicePlugin, installed_plugins
+from actors.agent.exec_runner import ExecRunner
+from actors.agent.executions import Executions, why_unreachable
+from actors.agent.facts import FactQueue, FactsTaker
+from actors.agent.folders import kernel_folder, life_folder
+from actors.agent.held import HeldDevices
+from actors.agent.journal import Journal, KernelRecord, Startup
+from actors.agent.kernel import KernelDriver, Workshop
+from actors.agent.links import KernelLink
+from actors.agent.node import NodeReporter, NodeTaker, PutReport
+from actors.agent.offload import Offload
+from actors.agent.recovery import Plan, plan_recovery
+from actors.agent.runner_link import RunnerLink
+from actors.agent.startup import follow_startup
+from actors.agent.transfers import Downloads, abort_upload, write_chunk
+from actors.agent.workdir import WorkFolder, disk_error, read_untrusted
+from actors.contracts import ExecuteRequest, FileEntry, Inspection, Route, Transfer
+from backendai_ray.config import Settings
+from backendai_ray.core.errors import (
+    BackendError,
+    Conflict,
+    InsufficientResources,
+    InvalidParameter,
+    KernelNotFound,
+    KernelUnreachable,
+    SessionEnded,
+    StaleRoute,
+    Unavailable,
+)
+from backendai_ray.core.execution import RunOutput
+from backendai_ray.core.ids import AgentId, KernelId, is_uuid
+from backendai_ray.core.reports import KernelFact
+from backendai_ray.core.sessions import KernelSpec, Reason, Status
+
+log = structlog.get_logger()
+
+SWEEP_INTERVAL_S = 10.0
+QUICK_THREADS = 8
+SLOW_THREADS = 24
+PTY_READ_BYTES = 2**16
+
+
+class ManagerPeer(FactsTaker, NodeTaker, Protocol):
+    """What an agent needs of the Manager."""
+
+
+class Agent:
+    """See :class:`actors.contracts.AgentContract`, which this implements."""
+
+    def __init__(
+        self,
+        agent_id: AgentId,
+        settings: Settings,
+        manager: ManagerPeer,
+        *,
+        put_report: PutReport = lambda report: report,
+        backend: ComputeBackend | None = None,
+        plugins: Sequence[DevicePlugin] | None = None,
+    ) -> None:
+        self._id = agent_id
+        self._settings = settings
+        self._manager = manager
+        self._put_report = put_report
+        self._given_backend = backend
+        self._given_plugins = plugins
+        self._incarnation = uuid.uuid4().hex
+        self._kernels: dict[KernelId, KernelDriver] = {}
+        self._successors: dict[KernelId, KernelSpec] = {}
+        self._strays: dict[KernelId, list[Found]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._startups: dict[KernelId, asyncio.Task[None]] = {}
+        self._executions = Executions()
+        self._downloads = Downloads()
+        self._creating = asyncio.Lock()
+
+    # ── start and end ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        """Open the backend, find again what runs, and begin to report.
+
+        Raises:
+            EngineUnavailable, InvalidParameter: the node cannot be used as it is configured.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._offload = Offload(
+            quick=QUICK_THREADS, slow=max(SLOW_THREADS, 2 * self._settings.agent.create_concurrency)
+        )
+        self._sessions_dir = self._settings.sessions_dir
+        await self._offload.quick(_make_sessions_dir, self._sessions_dir)
+        self._sessions_fd = os.open(self._sessions_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._backend: ComputeBackend = await self._open_backend()
+        plugins = self._given_plugins if self._given_plugins is not None else installed_plugins(self._settings.agent)
+        self._journal = Journal(self._sessions_dir, self._id)
+        self._held = HeldDevices()
+        self._facts = FactQueue(self._id, self._incarnation, self._manager)
+        self._facts.on_send(self._with_log)
+        self._workshop = Workshop(
+            settings=self._settings,
+            backend=self._backend,
+            plugins=plugins,
+            offload=self._offload,
+            journal=self._journal,
+            facts=self._facts,
+            held=self._held,
+            starts=asyncio.Semaphore(self._settings.agent.create_concurrency),
+            sessions_fd=self._sessions_fd,
+            connect=connect_kernel,
+        )
+        self._reporter = NodeReporter(
+            agent_id=self._id,
+            incarnation=self._incarnation,
+            settings=self._settings,
+            backend=self._backend,
+            plugins=plugins,
+            held=self._held,
+            offload=self._offload,
+            manager=self._manager,
+            put_report=self._put_report,
+        )
+        await self._reporter.look()
+        self._spawn(self._facts.run(), "facts")
+        first_report = asyncio.create_task(self._reporter.tell(ready=False))
+        await self._recover()
+        await first_report
+        await self._reporter.tell(ready=True)
+        self._spawn(self._reporter.run(), "reporter")
+        self._spawn(self._sweep_for_ever(), "sweep")
+        log.info("agent.started", agent_id=self._id, backend=self._backend.name, kernels=len(self._kernels))
+
+    async def _open_backend(self) -> ComputeBackend:
+        if self._given_backend is None:
+            return await self._offload.slow(choose_backend, self._settings, self._id)
+        await self._offload.slow(self._given_backend.open)
+        return self._given_backend
+
+    async def close(self) -> None:
+        """Let go of everything; kernels run on."""
+        for task in (*self._tasks, *self._startups.values()):
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._startups.values(), return_exceptions=True)
+        await asyncio.gather(*(driver.detach() for driver in self._kernels.values()), return_exceptions=True)
+        self._downloads.close_all()
+        await self._offload.slow(self._backend.close)
+        self._offload.close()
+        os.close(self._sessions_fd)
+
+    def _spawn(self, work: Any, name: str) -> None:
+        self._tasks.append(asyncio.create_task(work, name=f"agent-{name}"))
+
+    # ── recovery ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _recover(self) -> None:
+        records, found = await asyncio.gather(
+            self._offload.slow(self._journal.load), self._offload.slow(self._backend.list_own)
+        )
+        plan = plan_recovery(records, found)
+        for record in records:
+            self._kernels[record.spec.kernel_id] = KernelDriver(record, self._workshop, self._on_gone)
+            if not record.has_ended:
+                self._held.hold(record.spec.kernel_id, record.spec.allocation, check=False)
+        self._strays = plan.strays
+        await self._offload.slow(self._backend.watch, self._on_backend_end)
+        await self._carry_out(plan)
+        await self._offload.slow(self._journal.sweep)
+
+    async def _carry_out(self, plan: Plan) -> None:
+        for one in plan.leftovers:
+            try:
+                await self._offload.slow(self._backend.stop, one.life, 0.0)
+                await self._offload.slow(self._backend.remove, one.life)
+            except BackendError as error:
+                log.warning("agent.leftover_stays", life=str(one.life), error=error.message)
+        for kernel_id in plan.ended:
+            driver = self._kernels[kernel_id]
+            driver.ended.set()
+            self._facts.put(driver.fact())
+        for kernel_id in plan.to_make:
+            self._kernels[kernel_id].start()
+        for kernel_id, one in plan.to_adopt.items():
+            driver = self._kernels[kernel_id]
+            if not one.is_running:
+                driver.container_ended(one.life)
+            driver.start(one)
+            self._follow_startup(driver)
+
+    def _on_backend_end(self, life: Life) -> None:
+        """Called from the backend's threads."""
+        try:
+            self._loop.call_soon_threadsafe(self._container_ended, life)
+        except RuntimeError:
+            pass  # the loop is closed: the agent has left
+
+    def _container_ended(self, life: Life) -> None:
+        driver = self._kernels.get(life.kernel_id)
+        if driver is not None:
+            driver.container_ended(life)
+
+    async def _sweep_for_ever(self) -> None:
+        """Find ends that nobody told of; slow, since the backend's own news come first."""
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL_S)
+            try:
+                candidates = [d.record.life for d in self._kernels.values() if d.record.status is Status.RUNNING]
+                if candidates:
+                    found = await self._offload.slow(self._backend.list_own)
+                    running = {one.life for one in found if one.is_running}
+                    for life in candidates:
+                        if life not in running:
+                            self._container_ended(life)
+                await self._offload.quick(self._downloads.expire)
+            except Exception as error:  # noqa: BLE001 - the next sweep tries again
+                log.warning("agent.sweep_failed", error=str(error)[:300])
+
+    # ── what the Manager asks ──────────────────────────────────────────────────────────────────────────────────────
+
+    async def ping(self) -> str:
+        return self._incarnation
+
+    async def create_kernels(self, specs: Sequence[KernelSpec]) -> None:
+        async with self._creating:
+            fresh = [spec for spec in specs if await self._is_new(spec)]
+            if fresh:
+                await self._begin(fresh)
+
+    async def _is_new(self, spec: KernelSpec) -> bool:
+        if not is_uuid(spec.kernel_id):
+            raise InvalidParameter(f"kernel_id: {spec.kernel_id[:60]!r} is no UUID", field="kernel_id")
+        known = self._kernels.get(spec.kernel_id)
+        if known is None:
+            return True
+        if spec.attempt <= known.record.spec.attempt:
+            return False
+        if not known.record.has_ended:
+            # The Manager gave the earlier attempt up while we were still at it: end it, then begin.
+            self._successors[spec.kernel_id] = spec
+            known.stop(Reason.RETRY, forced=True)
+            return False
+        await self._forget(known)
+        return True
+
+    async def _begin(self, specs: Sequence[KernelSpec]) -> None:
+        drivers = [self._new_driver(spec) for spec in specs]
+        for driver in drivers:  # known from here on, so that an order to end that comes meanwhile finds them
+            self._kernels[driver.record.spec.kernel_id] = driver
+        try:
+            await self._offload.quick(self._journal.begin, [driver.record for driver in drivers])
+        except OSError as error:
+            for driver in drivers:
+                self._kernels.pop(driver.record.spec.kernel_id, None)
+            if isinstance(said := disk_error(error, "kernel.json"), InsufficientResources):
+                raise said from error
+            raise Unavailable(f"the node cannot record the order: {error}") from error
+        for driver in drivers:
+            self._launch(driver)
+
+    def _new_driver(self, spec: KernelSpec) -> KernelDriver:
+        record = KernelRecord(
+            agent_id=self._id,
+            spec=spec,
+            uid=self._backend.kernel_uid(spec.kernel_id),
+            epoch=spec.epoch,
+            route_epoch=spec.epoch,
+            session_name=spec.session_name,
+        )
+        return KernelDriver(record, self._workshop, self._on_gone)
+
+    def _launch(self, driver: KernelDriver) -> None:
+        spec = driver.record.spec
+        try:
+            self._held.hold(spec.kernel_id, spec.allocation)
+        except InsufficientResources as error:
+            log.error("agent.refused", kernel_id=spec.kernel_id, error=error.message)
+            driver.refuse(f"the node refuses the placement: {error.message}")
+            return
+        driver.start()
+
+    def _on_gone(self, driver: KernelDriver) -> None:
+        successor = self._successors.pop(driver.record.spec.kernel_id, None)
+        if successor is not None:
+            self._spawn(self._succeed(driver, successor), "successor")
+
+    async def _succeed(self, driver: KernelDriver, spec: KernelSpec) -> None:
+        async with self._creating:
+            await self._forget(driver)
+            await self._begin([spec])
+
+    async def destroy_kernels(self, kernel_ids: Sequence[KernelId], reason: Reason, *, forced: bool = False) -> None:
+        for kernel_id in kernel_ids:
+            driver = self._kernels.get(kernel_id)
+            self._successors.pop(kernel_id, None)
+            if driver is None:
+                self._spawn(self._end_stray(kernel_id, reason), "stray")
+            elif driver.record.has_ended:
+                self._facts.put(driver.fact())
+            else:
+                driver.stop(reason, forced=forced)
+
+    async def _end_stray(self, kernel_id: KernelId, reason: Reason) -> None:
+        """End whatever there is of a kernel that we have no record of, and tell that nothing is left."""
+        attempt = 0
+        for one in self._strays.get(kernel_id, ()):
+            attempt = max(attempt, one.life.attempt)
+            while True:
+                try:
+                    await self._offload.slow(self._backend.stop, one.life, 0.0)
+                    await self._offload.slow(self._backend.remove, one.life)
+                    break
+                except BackendError as error:
+                    log.warning("agent.stray_stays", life=str(one.life), error=error.message)
+                    await asyncio.sleep(1)
+        self._strays.pop(kernel_id, None)
+        if is_uuid(kernel_id) and kernel_id not in self._kernels:
+            await self._offload.slow(self._journal.forget, kernel_id)
+        self._facts.put(
+            KernelFact(
+                kernel_id=kernel_id,
+                session_id="",
+                status=Status.TERMINATED,
+                reason=reason.value,
+                message="nothing of this kernel is on the node",
+                attempt=attempt,
+            )
+        )
+
+    async def restart_kernels(self, kernel_ids: Sequence[KernelId], epoch: int) -> None:
+        for kernel_id in kernel_ids:
+            self._known(kernel_id).restart(epoch)
+
+    async def run_startup(self, kernel_id: KernelId, command: str, timeout_s: float | None) -> None:
+        driver = self._known(kernel_id)
+        if driver.record.startup is None:
+            driver.change(startup=Startup(command=command, timeout_s=timeout_s))
+            await driver.save()
+        elif driver.record.startup.exit_code is not None:
+            self._facts.put(driver.fact())
+        self._follow_startup(driver)
+
+    def _follow_startup(self, driver: KernelDriver) -> None:
+        kernel_id, startup = driver.record.spec.kernel_id, driver.record.startup
+        if startup is None or startup.exit_code is not None or kernel_id in self._startups:
+            return
+        task = asyncio.create_task(self._finish_startup(driver), name=f"startup-{kernel_id}")
+        self._startups[kernel_id] = task
+        task.add_done_callback(lambda _: self._startups.pop(kernel_id, None))
+
+    async def _finish_startup(self, driver: KernelDriver) -> None:
+        life = driver.record.life
+        done = await follow_startup(driver)
+        if done is not None and driver.record.life == life and not driver.record.has_ended:
+            driver.change(startup=done)
+            await driver.save()
+            self._facts.put(driver.fact())
+
+    async def update_route(self, kernel_id: KernelId, name: str, epoch: int) -> None:
+        driver = self._known(kernel_id)
+        if epoch >= driver.record.route_epoch:
+            driver.change(session_name=name, route_epoch=epoch)
+            await driver.save()
+
+    async def inspect(self) -> Inspection:
+        drivers = list(self._kernels.values())
+        facts = [
+            await self._offload.quick(self._with_log, d.fact()) if d.record.has_ended else d.fact() for d in drivers
+        ]
+        for kernel_id, strays in self._strays.items():
+            newest = max(strays, key=lambda one: (one.life.attempt, one.life.epoch))
+            facts.append(
+                KernelFact(
+                    kernel_id=kernel_id,
+                    session_id=newest.session_id,
+                    status=Status.RUNNING,
+                    message="found on the node without a record",
+                    container_id=newest.container_id,
+                    attempt=newest.life.attempt,
+                )
+            )
+        return Inspection(agent_id=self._id, incarnation=self._incarnation, kernels=tuple(facts))
+
+    async def acknowledge(self, kernel_ids: Sequence[KernelId]) -> None:
+        for kernel_id in kernel_ids:
+            driver = self._kernels.get(kernel_id)
+            if driver is not None and driver.record.has_ended:
+                await self._forget(driver)
+
+    async def _forget(self, driver: KernelDriver) -> None:
+        kernel_id = driver.record.spec.kernel_id
+        await driver.forget()
+        await self._offload.quick(self._downloads.close_kernel, kernel_id)
+        if self._kernels.get(kernel_id) is driver:
+            del self._kernels[kernel_id]
+
+    # ── running code ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def execute(self, request: ExecuteRequest) -> RunOutput:
+        return await self._executions.execute(self._routed(request.route), request)
+
+    async def complete(self, route: Route, code: str, options: Mapping[str, Any]) -> Sequence[str]:
+        driver = self._routed(route)
+        link = await driver.ready_link()
+        row, column = options.get("row"), options.get("col")
+        return await link.complete(code, _cursor(code, row, column))
+
+    async def interrupt(self, route: Route) -> None:
+        link = await self._routed(route).ready_link()
+        await link.interrupt()
+
+    async def logs(self, kernel_id: KernelId) -> bytes:
+        driver = self._known(kernel_id)
+        return await self._offload.slow(self._read_logs, driver.record)
+
+    def _read_logs(self, record: KernelRecord) -> bytes:
+        limit = self._settings.agent.log_bytes
+        if record.has_ended:
+            text = self._journal.read_log(record.spec.kernel_id, limit)
+        else:
+            text = self._backend.log(record.life, limit)
+        run_dir = life_folder(self._sessions_dir, record.life) / "run"
+        for name in ("startup.log.1", "startup.log"):
+            text += read_untrusted(run_dir / name, limit)
+        return text[-limit:]
+
+    def _with_log(self, fact: KernelFact) -> KernelFact:
+        """In a worker thread: complete the news of an end with what the kernel printed."""
+        driver = self._kernels.get(fact.kernel_id)
+        if driver is None or not driver.record.has_ended:
+            return fact
+        return replace(fact, log_tail=self._read_logs(driver.record))
+
+    # ── terminals ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def open_pty(self, route: Route, *, rows: int, cols: int, pty_id: str) -> None:
+        link = await self._routed(route).ready_link()
+        await link.open_pty(pty_id, rows=rows, cols=cols)
+
+    async def read_pty(self, route: Route, pty_id: str, after_seq: int, wait_s: float) -> tuple[int, bytes, bool]:
+        driver = self._routed(route)
+        link = await driver.ready_link()
+        try:
+            output = await link.pty_read(pty_id, after=after_seq, wait_s=wait_s, max_bytes=PTY_READ_BYTES)
+        except KernelUnreachable as error:
+            raise await why_unreachable(driver, error) from error
+        return output.offset, output.data, output.exit_code is not None
+
+    async def write_pty(self, route: Route, pty_id: str, data: bytes) -> None:
+        link = await self._routed(route).ready_link()
+        await link.pty_write(pty_id, data)
+
+    async def resize_pty(self, route: Route, pty_id: str, *, rows: int, cols: int) -> None:
+        link = await self._routed(route).ready_link()
+        await link.pty_resize(pty_id, rows=rows, cols=cols)
+
+    async def close_pty(self, route: Route, pty_id: str) -> None:
+        link = await self._routed(route).ready_link()
+        await link.pty_close(pty_id)
+
+    # ── files ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def list_files(self, route: Route, path: str) -> Sequence[FileEntry]:
+        return await self._offload.quick(self._folder(route)[1].list, path)
+
+    async def write_file(self, route: Route, path: str, offset: int, data: bytes, *, final: bool) -> None:
+        root, folder = self._folder(route)
+        await self._offload.quick(write_chunk, root / "uploads", folder, path, offset, data, final=final)
+
+    async def abort_write(self, route: Route, path: str) -> None:
+        root, _ = self._folder(route)
+        await self._offload.quick(abort_upload, root / "uploads", path)
+
+    async def open_download(self, route: Route, paths: Sequence[str], *, archive: bool) -> Transfer:
+        root, folder = self._folder(route)
+        prepare = self._downloads.prepare
+        return await self._offload.slow(prepare, route.kernel_id, folder, root / "uploads", paths, archive=archive)
+
+    async def read_download(self, transfer_id: str, offset: int, size: int) -> bytes:
+        return await self._offload.quick(self._downloads.read, transfer_id, offset, size)
+
+    async def close_download(self, transfer_id: str) -> None:
+        await self._offload.quick(self._downloads.close, transfer_id)
+
+    def _folder(self, route: Route) -> tuple[Path, WorkFolder]:
+        record = self._routed(route).record
+        if record.has_ended:
+            raise SessionEnded(f"the session has ended: {record.message or record.reason}")
+        root = kernel_folder(self._sessions_dir, record.spec.kernel_id)
+        return root, WorkFolder(root / "work", record.uid)
+
+    # ── look-ups ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _known(self, kernel_id: KernelId) -> KernelDriver:
+        driver = self._kernels.get(kernel_id)
+        if driver is None:
+            raise KernelNotFound(f"the node has no kernel {kernel_id}")
+        return driver
+
+    def _routed(self, route: Route) -> KernelDriver:
+        driver = self._known(route.kernel_id)
+        if route.agent_id != self._id or route.epoch < driver.record.route_epoch:
+            raise StaleRoute("the session was renamed, restarted or moved since it was looked up; look it up again")
+        if route.session_id != driver.record.spec.session_id:
+            raise Conflict("the kernel belongs to another session")
+        return driver
+
+
+def connect_kernel(workshop: Workshop, record: KernelRecord, socket: Path) -> KernelLink:
+    """Return a link, not connected yet, to whatever answers in a kernel."""
+    if record.has_runner:
+        token = read_untrusted(life_folder(workshop.settings.sessions_dir, record.life) / "run" / "token", 256)
+        return RunnerLink(socket, token=token.decode(errors="replace").strip())
+    run_dir = life_folder(workshop.settings.sessions_dir, record.life) / "run"
+    return ExecRunner(workshop.backend, record.life, workshop.offload, run_dir)
+
+
+def _make_sessions_dir(path: Path) -> None:
+    path.mkdir(mode=0o711, parents=True, exist_ok=True)
+
+
+def _cursor(code: str, row: object, column: object) -> int | None:
+    """Return the offset of a row and a column (both from 0), as the official client tells the cursor."""
+    if not isinstance(row, int) or not isinstance(column, int):
+        return None
+    lines = code.split("\n")
+    return sum(len(line) + 1 for line in lines[: max(0, row)]) + max(0, column)

@@ -1,0 +1,346 @@
+"""Kernels as containers of a Docker engine."""
+
+from __future__ import annotations
+
+import platform
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import docker
+import structlog
+from docker.errors import APIError, DockerException, NotFound
+from requests.exceptions import RequestException
+
+from actors.agent.backends.base import (
+    BackendInfo,
+    ComputeBackend,
+    Ending,
+    ExecProcess,
+    Found,
+    Launch,
+    Life,
+    PreparedImage,
+)
+from actors.agent.backends.docker.containers import LABEL, container_name, create_arguments, found_from
+from actors.agent.backends.docker.events import EventWatcher
+from actors.agent.backends.docker.exec_process import DockerExec
+from actors.agent.backends.docker.images import ImageStore
+from actors.agent.backends.docker.networks import ensure_network, remove_network
+from backendai_ray.config import Settings
+from backendai_ray.core.errors import BackendError, EngineUnavailable, KernelNotFound, KernelStartFailed
+from backendai_ray.core.ids import AgentId, SessionId
+from backendai_ray.kernel.bundle import runner_bundle
+
+log = structlog.get_logger()
+
+API_TIMEOUT_S = 60
+QUIET_S = 3600
+"""An event stream that was silent for as long is opened anew, should the engine have forgotten it."""
+CONNECTIONS = 24
+_CGROUP_FILES = (
+    "/sys/fs/cgroup/system.slice/docker-{id}.scope/memory.events",
+    "/sys/fs/cgroup/docker/{id}/memory.events",
+    "/sys/fs/cgroup/memory/docker/{id}/memory.oom_control",
+    "/sys/fs/cgroup/memory/system.slice/docker-{id}.scope/memory.oom_control",
+)
+
+
+class DockerBackend(ComputeBackend):
+    """One client and one event stream per agent; containers are known by name and by labels."""
+
+    name = "docker"
+
+    def __init__(self, settings: Settings, agent_id: AgentId) -> None:
+        super().__init__(settings, agent_id)
+        self._client: docker.DockerClient | None = None
+        self._images: ImageStore | None = None
+        self._events: EventWatcher | None = None
+        self._runner_dir: Path | None = None
+        self._info: BackendInfo | None = None
+        self._on_end: Callable[[Life], None] | None = None
+        self._lock = threading.Lock()
+        self._ids: dict[Life, str] = {}
+        self._oom_events: Counter[str] = Counter()
+
+    # ── the engine ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def open(self) -> None:
+        with _engine("the Docker engine does not answer"):
+            self._client = docker.from_env(version="auto", timeout=API_TIMEOUT_S, max_pool_size=CONNECTIONS)
+            self._client.ping()
+        self._images = ImageStore(self._client, self.settings)
+        self._runner_dir = runner_bundle(self.settings.cache_dir)
+
+    def close(self) -> None:
+        if self._events is not None:
+            self._events.stop()
+        if self._client is not None:
+            self._client.close()
+
+    def probe(self) -> BackendInfo:
+        if self._info is None:
+            with _engine("the Docker engine does not say what it is"):
+                version = self._api.version()
+            components = {c["Name"]: c["Version"] for c in version.get("Components") or ()}
+            self._info = BackendInfo(
+                architecture=platform.machine(),
+                labels={
+                    "isolation": "full",
+                    "engine": "podman" if "Podman Engine" in components else "docker",
+                    "engine-version": str(version.get("Version", "")),
+                    "kernel-version": platform.release(),
+                },
+            )
+        return self._info
+
+    def health(self) -> str:
+        try:
+            self._api.ping()
+        except (DockerException, RequestException) as error:
+            return f"the Docker engine does not answer: {str(error)[:200]}"
+        return ""
+
+    @property
+    def _api(self) -> docker.APIClient:
+        if self._client is None:
+            raise EngineUnavailable("the Docker backend has not been opened")
+        return self._client.api
+
+    # ── images ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def images(self) -> Sequence[str]:
+        with _engine("the images cannot be listed"):
+            return self._image_store.names()
+
+    def is_prepared(self, reference: str) -> bool:
+        return self._image_store.is_ready(reference)
+
+    def prepare_image(self, reference: str, architecture: str) -> PreparedImage:
+        return self._image_store.prepare(reference, architecture)
+
+    @property
+    def _image_store(self) -> ImageStore:
+        if self._images is None:
+            raise EngineUnavailable("the Docker backend has not been opened")
+        return self._images
+
+    # ── starting ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def launch(self, launch: Launch) -> str:
+        with _engine(f"kernel {launch.life.kernel_id} could not be started"):
+            container_id, is_started = self._create(launch)
+            self._remember(launch.life, container_id)
+            try:
+                if not is_started:
+                    self._api.start(container_id)
+            except APIError as error:
+                raise _start_failed(launch, error) from error
+        return container_id
+
+    def _create(self, launch: Launch) -> tuple[str, bool]:
+        """Returns the container's id and whether it was started already (by an earlier call)."""
+        is_gang = len(launch.spec.cluster_hosts) > 1
+        network = ensure_network(self._api, launch.spec.session_id) if is_gang else ""
+        runner_dir = self._runner_dir if launch.image.python else None
+        arguments = create_arguments(self._api, launch, agent_id=self.agent_id, runner_dir=runner_dir, network=network)
+        try:
+            return str(self._api.create_container(**arguments)["Id"]), False
+        except APIError as error:
+            if error.status_code == 409:  # the name is taken: an earlier call made it and was not heard of
+                facts = self._api.inspect_container(container_name(launch.life))
+                return str(facts["Id"]), facts["State"]["Status"] != "created"
+            if error.status_code == 404:  # the image went away after we had looked at it
+                self._image_store.forget()
+            raise _start_failed(launch, error) from error
+
+    # ── watching ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def list_own(self) -> Sequence[Found]:
+        with _engine("the containers cannot be listed"):
+            rows = self._api.containers(all=True, filters={"label": f"{LABEL}agent-id={self.agent_id}"})
+        found = [one for one in map(found_from, rows) if one is not None]
+        for one in found:
+            self._remember(one.life, one.container_id)
+        return found
+
+    def watch(self, on_end: Callable[[Life], None]) -> None:
+        self._on_end = on_end
+        self._events = EventWatcher(self._connect_for_events, self._on_event)
+        self._events.start()
+
+    def _connect_for_events(self) -> docker.APIClient:
+        client: docker.APIClient = docker.from_env(version=self._api.api_version, timeout=QUIET_S).api
+        return client
+
+    def _on_event(self, event: Mapping[str, Any]) -> None:
+        if not event or event.get("Type") == "image":
+            self._image_store.forget()
+            return
+        actor = event.get("Actor") or {}
+        attributes = actor.get("Attributes") or {}
+        if attributes.get(f"{LABEL}agent-id") != self.agent_id or self._on_end is None:
+            return
+        found = found_from({"Labels": attributes, "Id": actor.get("ID", ""), "State": "exited"})
+        if found is None:
+            return
+        if event.get("Action") == "oom":
+            with self._lock:
+                self._oom_events[found.container_id] += 1
+        else:
+            self._on_end(found.life)
+
+    def is_running(self, life: Life) -> bool:
+        with _engine(f"kernel {life.kernel_id} cannot be looked at"):
+            try:
+                return bool(self._api.inspect_container(self._handle(life))["State"]["Running"])
+            except NotFound:
+                return False
+
+    def oom_kills(self, life: Life) -> int:
+        container_id = self._ids.get(life, "")
+        for pattern in _CGROUP_FILES if container_id else ():
+            try:
+                words = Path(pattern.format(id=container_id)).read_text().split()
+                return int(words[words.index("oom_kill") + 1])
+            except (OSError, ValueError, IndexError):
+                continue
+        with self._lock:
+            return self._oom_events[container_id]
+
+    def log(self, life: Life, max_bytes: int) -> bytes:
+        with _engine(f"the log of kernel {life.kernel_id} cannot be read"):
+            try:
+                # A line has some 80 bytes; asking for lines keeps the engine from sending all there is.
+                text = self._api.logs(self._handle(life), tail=max(1, max_bytes // 16))
+            except NotFound:
+                return b""
+        return bytes(text)[-max_bytes:]
+
+    def stats(self, life: Life) -> Mapping[str, int]:
+        with _engine(f"kernel {life.kernel_id} cannot be measured"):
+            try:
+                said = self._api.stats(self._handle(life), stream=False, one_shot=True)
+            except NotFound:
+                return {}
+        if not said.get("memory_stats", {}).get("usage"):
+            return {}
+        return {
+            "cpu_ns": int(said["cpu_stats"]["cpu_usage"]["total_usage"]),
+            "memory_bytes": int(said["memory_stats"]["usage"]),
+        }
+
+    # ── ending ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def stop(self, life: Life, grace_s: float) -> Ending:
+        handle = self._handle(life)
+        with _engine(f"kernel {life.kernel_id} could not be stopped"):
+            try:
+                state = self._api.inspect_container(handle)["State"]
+                if state["Running"] or state.get("Paused"):
+                    self._end(handle, grace_s)
+                    state = self._api.inspect_container(handle)["State"]
+            except NotFound:
+                return Ending(message="its container is gone")
+            return self._ending(life, state)
+
+    def _end(self, handle: str, grace_s: float) -> None:
+        try:
+            if grace_s > 0:
+                self._api.stop(handle, timeout=max(1, round(grace_s)))
+            else:
+                self._api.kill(handle)
+            self._api.wait(handle, timeout=API_TIMEOUT_S)
+        except APIError as error:
+            if error.status_code not in (304, 409):  # it ended meanwhile
+                raise
+
+    def _ending(self, life: Life, state: Mapping[str, Any]) -> Ending:
+        exit_code = state.get("ExitCode")
+        return Ending(
+            exit_code=exit_code,
+            # An OOM kill of a child leaves the flag set as well, so the exit must fit too.
+            oom_killed=bool(state.get("OOMKilled")) and exit_code in (137, 134, 1),
+            message=str(state.get("Error") or ""),
+            log=self.log(life, self.settings.agent.log_bytes),
+        )
+
+    def remove(self, life: Life, gang: SessionId | None = None) -> None:
+        with _engine(f"kernel {life.kernel_id} could not be removed"):
+            self._remove_container(self._handle(life))
+            if gang is not None:
+                remove_network(self._api, gang)
+        with self._lock:
+            self._oom_events.pop(self._ids.pop(life, ""), None)
+
+    def _remove_container(self, handle: str) -> None:
+        try:
+            self._api.remove_container(handle, force=True, v=True)
+        except NotFound:
+            pass  # it was removed already
+        except APIError as error:
+            if error.status_code != 409:
+                raise
+            _wait_until_gone(self._api, handle)  # a removal is in progress
+
+    # ── exec ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def exec(
+        self, life: Life, argv: Sequence[str], *, tty: bool = False, rows: int = 24, cols: int = 80
+    ) -> ExecProcess:
+        """See :class:`actors.agent.backends.base.SupportsExec`."""
+        with _engine(f"kernel {life.kernel_id} cannot run a command"):
+            try:
+                exec_id = self._api.exec_create(self._handle(life), list(argv), stdin=True, tty=tty)["Id"]
+                response = self._api.exec_start(exec_id, tty=tty, socket=True)
+                process = DockerExec(self._api, exec_id, response, tty=tty)
+                if tty:
+                    process.resize(rows, cols)
+                return process
+            except NotFound:
+                raise KernelNotFound(f"kernel {life.kernel_id} has no container") from None
+
+    # ── handles ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _remember(self, life: Life, container_id: str) -> None:
+        with self._lock:
+            self._ids[life] = container_id
+
+    def _handle(self, life: Life) -> str:
+        return self._ids.get(life) or container_name(life)
+
+
+@contextmanager
+def _engine(what: str) -> Iterator[None]:
+    """Turn the SDK's errors into ours."""
+    try:
+        yield
+    except BackendError:
+        raise
+    except (DockerException, RequestException) as error:
+        raise EngineUnavailable(f"{what}: {str(error)[:300]}") from error
+
+
+def _start_failed(launch: Launch, error: APIError) -> BackendError:
+    said = str(error.explanation or error).strip()[:300]
+    if "executable file not found" in said or ("no such file or directory" in said and not launch.image.shell):
+        return KernelStartFailed(
+            f"the image {launch.spec.image!r} has neither a usable Python 3 nor a shell: {said}", retryable=False
+        )
+    if error.status_code == 400:
+        return KernelStartFailed(f"the engine refuses this container: {said}", retryable=False)
+    return KernelStartFailed(f"the engine could not start the container: {said}", retryable=True)
+
+
+def _wait_until_gone(api: docker.APIClient, handle: str) -> None:
+    for _ in range(100):
+        try:
+            api.inspect_container(handle)
+        except NotFound:
+            return
+        time.sleep(0.05)
+    raise EngineUnavailable(f"the engine does not finish removing {handle}")

@@ -1,0 +1,177 @@
+"""Images of the engine: names, pulls, and what is known of each, kept warm so that a start asks the engine nothing."""
+
+from __future__ import annotations
+
+import platform
+import threading
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import docker
+import structlog
+from docker.errors import APIError, DockerException, NotFound
+from docker.errors import ImageNotFound as NotInEngine
+
+from actors.agent.backends.base import PreparedImage
+from actors.agent.backends.docker.probing import ContentsCache, ImageContents
+from backendai_ray.config import Settings
+from backendai_ray.core.errors import BackendError, EngineUnavailable, ImageNotFound
+from backendai_ray.images import ensure_default_image
+from backendai_ray.kernel.bundle import pyzmq_for
+
+log = structlog.get_logger()
+
+DEFAULT_ALIAS = "python"
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64", "386": "i686"}
+
+
+class ImageStore:
+    """Prepares images; each is worked on once at a time, and remembered until the engine tells of a change."""
+
+    def __init__(self, client: docker.DockerClient, settings: Settings) -> None:
+        self._client = client
+        self._settings = settings
+        self._contents = ContentsCache(settings.cache_dir / "images")
+        self._lock = threading.Lock()
+        self._ready: dict[tuple[str, str], PreparedImage] = {}
+        self._working: dict[tuple[str, str], Future[PreparedImage]] = {}
+
+    def forget(self) -> None:
+        """Something about images changed: look again at the next start."""
+        with self._lock:
+            self._ready.clear()
+
+    def is_ready(self, reference: str) -> bool:
+        return any(name == reference for name, _ in list(self._ready))
+
+    def names(self) -> list[str]:
+        """Return the names of what the engine has, and the aliases that stand for one of them."""
+        names = {
+            tag for row in self._client.api.images() for tag in row.get("RepoTags") or () if tag != "<none>:<none>"
+        }
+        aliases = {alias for alias, target in self._aliases().items() if target in names}
+        return sorted(names | aliases | {DEFAULT_ALIAS})
+
+    def prepare(self, reference: str, architecture: str) -> PreparedImage:
+        """See :meth:`actors.agent.backends.base.ComputeBackend.prepare_image`."""
+        key = (reference, architecture)
+        with self._lock:
+            ready = self._ready.get(key)
+            if ready is not None:
+                return ready
+            working = self._working.get(key)
+            mine = working is None
+            if working is None:
+                working = self._working[key] = Future()
+        if mine:
+            self._work(key, working)
+        return working.result()
+
+    def _work(self, key: tuple[str, str], future: Future[PreparedImage]) -> None:
+        try:
+            image = self._look(*key)
+            with self._lock:
+                self._ready[key] = image
+            future.set_result(image)
+        except BackendError as error:
+            future.set_exception(error)
+        except (DockerException, OSError) as error:
+            future.set_exception(EngineUnavailable(f"the engine failed to prepare {key[0]}: {error}"))
+        except BaseException as error:
+            future.set_exception(error)
+            raise
+        finally:
+            with self._lock:
+                self._working.pop(key, None)
+
+    def _look(self, reference: str, architecture: str) -> PreparedImage:
+        machine = platform.machine()
+        if architecture and _machine(architecture) != machine:
+            raise ImageNotFound(
+                f"{reference} is wanted for {architecture}, but this node is {machine}", image=reference
+            )
+        facts = self._inspect(self._resolve(reference))
+        of_image = _machine(facts.get("Architecture") or machine)
+        if of_image != machine:
+            raise ImageNotFound(f"{reference} is an image for {of_image}, but this node is {machine}", image=reference)
+        labels = (facts.get("Config") or {}).get("Labels") or {}
+        contents = self._contents.of(self._client.api, facts["Id"], hint=labels.get("ai.backend.runtime-path", ""))
+        pyzmq_dir = self._pyzmq(reference, contents)
+        return PreparedImage(
+            reference=reference,
+            id=facts["Id"],
+            python=contents.python if pyzmq_dir is not None else "",
+            pyzmq_dir=pyzmq_dir,
+            shell=contents.shell,
+        )
+
+    def _pyzmq(self, reference: str, contents: ImageContents) -> Path | None:
+        if not contents.python:
+            return None
+        try:
+            return pyzmq_for(self._settings.cache_dir, contents.version, contents.libc, contents.machine)
+        except BackendError as error:
+            log.warning("image.no_runner_fits", image=reference, python=contents.version, error=error.message)
+            return None
+
+    # ── names ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _aliases(self) -> dict[str, str]:
+        return {DEFAULT_ALIAS: self._settings.agent.default_image, **self._settings.agent.image_aliases}
+
+    def _resolve(self, reference: str) -> str:
+        """Return what the engine calls the image, after having pulled or made it if need be."""
+        target = self._aliases().get(reference, reference)
+        if reference == DEFAULT_ALIAS and DEFAULT_ALIAS not in self._settings.agent.image_aliases:
+            return ensure_default_image(self._client, reference=target, progress=_told)
+        policy = self._settings.agent.pull_policy
+        if policy == "never" or (policy == "missing" and self._has(target)):
+            return target
+        self._pull(target)
+        return target
+
+    def _has(self, reference: str) -> bool:
+        try:
+            self._client.images.get(reference)
+        except (NotInEngine, NotFound):
+            return False
+        except APIError as error:
+            raise _not_found(reference, error) from error
+        return True
+
+    def _pull(self, reference: str) -> None:
+        log.info("image.pulling", image=reference)
+        name, _, tag = reference.rpartition(":")
+        if not name or "/" in tag:
+            name, tag = reference, "latest"
+        try:
+            self._client.api.pull(name if "@" not in reference else reference, tag=None if "@" in reference else tag)
+        except APIError as error:
+            if self._has(reference):  # pull policy "always" and no registry in reach: what is here will do
+                return
+            raise _not_found(reference, error) from error
+
+    def _inspect(self, reference: str) -> dict[str, Any]:
+        try:
+            facts: dict[str, Any] = self._client.images.get(reference).attrs
+        except (NotInEngine, NotFound):
+            raise ImageNotFound(
+                f"there is no image {reference!r} here, and this node does not pull (pull_policy)", image=reference
+            ) from None
+        except APIError as error:
+            raise _not_found(reference, error) from error
+        return facts
+
+
+def _machine(architecture: str) -> str:
+    return _MACHINES.get(architecture, architecture)
+
+
+def _told(line: str) -> None:
+    log.info("image.default", step=line)
+
+
+def _not_found(reference: str, error: APIError) -> ImageNotFound:
+    said = str(error.explanation or error).strip().splitlines()[0][:200]
+    return ImageNotFound(f"there is no image {reference!r} here, and it cannot be pulled: {said}", image=reference)

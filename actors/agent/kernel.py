@@ -1,0 +1,500 @@
+"""One kernel's life on its node, as one task that goes straight through: make it, keep it, end it, say so.
+
+Whatever happens to a kernel (an order to end, a death of its container, a restart) only wakes this task up, which
+then decides; so no two things are ever done to one kernel at once. A kernel's end is told after everything of it
+is gone and before its devices are given to anybody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from actors.agent.backends.base import ComputeBackend, Ending, Found, Launch, Life, PreparedImage
+from actors.agent.backends.environ import BOOTSTRAP_NAME, SOCKET_NAME, TOKEN_NAME, kernel_environ
+from actors.agent.devices.base import DevicePlugin, Grant
+from actors.agent.facts import FactQueue
+from actors.agent.folders import kernel_folders, life_folder
+from actors.agent.held import HeldDevices
+from actors.agent.journal import Journal, KernelRecord, StopOrder
+from actors.agent.links import KernelLink
+from actors.agent.offload import Offload
+from actors.agent.startup import take_result
+from backendai_ray.config import Settings
+from backendai_ray.core.errors import (
+    BackendError,
+    EngineUnavailable,
+    ImageNotFound,
+    KernelUnreachable,
+    SessionEnded,
+    SessionNotReady,
+    Unavailable,
+)
+from backendai_ray.core.reports import KernelFact
+from backendai_ray.core.sessions import Reason, Status
+from backendai_ray.core.slots import MEM, format_amount
+
+log = structlog.get_logger()
+
+FIRST_RETRY_S: Final = 0.2
+LAST_RETRY_S: Final = 5.0
+MAX_SOCKET_PATH: Final = 107
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workshop:
+    """What all kernels of an agent share."""
+
+    settings: Settings
+    backend: ComputeBackend
+    plugins: Sequence[DevicePlugin]
+    offload: Offload
+    journal: Journal
+    facts: FactQueue
+    held: HeldDevices
+    starts: asyncio.Semaphore
+    """As many kernels are made at the same time."""
+    sessions_fd: int
+    """The open sessions folder: sockets are reached through it, since their own paths may be too long."""
+    connect: Callable[[Workshop, KernelRecord, Path], KernelLink]
+    """Makes a link to the runner behind a socket (or to the shell, where there is no runner)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Why a kernel is being ended."""
+
+    reason: Reason
+    message: str = ""
+    exit_code: int | None = None
+    retryable: bool = False
+    forced: bool = False
+    by_itself: bool = False
+    """It ended without being told to; the backend knows how."""
+
+
+class KernelDriver:
+    """Owns one kernel's record; all other parts read it."""
+
+    def __init__(self, record: KernelRecord, workshop: Workshop, on_gone: Callable[[KernelDriver], None]) -> None:
+        self.record = record
+        self.link: KernelLink | None = None
+        self._shop = workshop
+        self._on_gone = on_gone
+        self._wake = asyncio.Event()
+        self._container_ended = False
+        self._restart_to: int | None = None
+        self._launching: asyncio.Future[str] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._oom_kills_told = 0
+        self.ended = asyncio.Event()
+        self._saving = asyncio.Lock()
+        self._is_forgotten = False
+
+    # ── what others may ask for ────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self, found: Found | None = None) -> None:
+        """Begin; with ``found``, go on with a container that is there already."""
+        name = f"kernel-{self.record.spec.kernel_id}"
+        self._task = asyncio.create_task(self._drive(found), name=name)
+
+    def refuse(self, message: str) -> None:
+        """Begin to end a kernel that was never made, as a start that may do better elsewhere."""
+        outcome = Outcome(reason=Reason.START_FAILED, message=message, retryable=True, forced=True)
+        self._task = asyncio.create_task(self._end(outcome), name=f"kernel-{self.record.spec.kernel_id}")
+
+    def stop(self, reason: Reason, *, forced: bool) -> None:
+        """Begin to end the kernel; a second order can only make it harder."""
+        before = self.record.stop
+        if before is None or (forced and not before.forced):
+            order = StopOrder(reason=before.reason if before else reason, forced=forced)
+            self.record = replace(self.record, stop=order)
+            self._wake.set()
+            if before is not None and not self.record.has_ended:
+                self._in_background(self._kill_now())
+            self._in_background(self.save(durable=False))
+
+    def restart(self, epoch: int) -> None:
+        """Begin to give the kernel a fresh container."""
+        if epoch > self.record.epoch and self.record.stop is None:
+            self._restart_to = epoch
+            self.record = replace(self.record, route_epoch=max(epoch, self.record.route_epoch))
+            self._wake.set()
+
+    def container_ended(self, life: Life) -> None:
+        """The backend says that a life has ended."""
+        if life == self.record.life:
+            self._container_ended = True
+            self._wake.set()
+
+    def change(self, **fields: Any) -> KernelRecord:
+        """Change the record in memory; the caller writes it where that matters."""
+        self.record = replace(self.record, **fields)
+        return self.record
+
+    async def save(self, *, durable: bool = True) -> None:
+        """Write the record as it is now; writes of one kernel happen one after the other."""
+        async with self._saving:
+            if not self._is_forgotten:
+                await self._shop.offload.quick(self._shop.journal.write, self.record, durable=durable)
+
+    async def forget(self) -> None:
+        """Delete what is left of the ended kernel; nothing is written about it any more."""
+        async with self._saving:
+            self._is_forgotten = True
+            await self._shop.offload.slow(self._shop.journal.forget, self.record.spec.kernel_id)
+
+    def fact(self) -> KernelFact:
+        return self.record.fact()
+
+    async def ready_link(self) -> KernelLink:
+        """Return the connection to a running kernel, made anew if it was lost.
+
+        Raises:
+            SessionNotReady: it does not run yet.
+            SessionEnded: it has ended or is being ended.
+            KernelUnreachable: it runs, but does not answer.
+        """
+        if self.link is not None and self.link.alive and self.record.status is Status.RUNNING:
+            return self.link
+        if self.record.status in (Status.TERMINATED, Status.TERMINATING) or self.record.stop is not None:
+            raise SessionEnded(f"the session has ended: {self.record.message or self.record.reason or 'it was ended'}")
+        if self.record.status is not Status.RUNNING:
+            raise SessionNotReady(f"the session is not running yet: its kernel is {self.record.status}")
+        if self._container_ended:
+            raise KernelUnreachable("the kernel has just ended")
+        link = self._new_link()
+        await link.connect(5.0)
+        if self.link is not None:
+            self.link.close()
+        self.link = link
+        return link
+
+    def new_oom_kills(self) -> int:
+        """Return how many processes of the kernel were killed for memory since this was last asked."""
+        total = self._shop.backend.oom_kills(self.record.life)
+        new, self._oom_kills_told = total - self._oom_kills_told, total
+        return max(0, new)
+
+    def memory_limit(self) -> str:
+        """Return the kernel's memory limit for people."""
+        return format_amount(MEM, self.record.spec.allocation.slots().amount(MEM))
+
+    async def detach(self) -> None:
+        """Let go of the kernel without ending it: the agent leaves, the kernel stays."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        if self.link is not None:
+            self.link.close()
+
+    # ── the way through ────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _drive(self, found: Found | None) -> None:
+        try:
+            outcome = await self._live(found)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            log.exception("kernel.failed", kernel_id=self.record.spec.kernel_id)
+            outcome = Outcome(reason=Reason.START_FAILED, message=f"the agent failed: {error!r}", retryable=True)
+        await self._end(outcome)
+
+    async def _live(self, found: Found | None) -> Outcome:
+        """Make the kernel and keep it until there is a reason to end it."""
+        while True:
+            try:
+                await self._unless_stopped(self._connect() if found else self._make())
+            except _StoppedError:
+                return self._ordered()
+            except BackendError as error:
+                return self._failed_start(error, was_adopted=found is not None)
+            self._say_running()
+            while not (self._container_ended or self.record.stop or self._restart_to is not None):
+                self._wake.clear()
+                await self._wake.wait()
+            if self.record.stop:
+                return self._ordered()
+            if self._restart_to is None:
+                return Outcome(reason=Reason.SELF_TERMINATED, by_itself=True)
+            await self._retire(self._restart_to)
+            found = None
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do the work, or raise as soon as somebody wants the kernel to end."""
+        task = asyncio.create_task(work)
+        try:
+            while not task.done():
+                if self.record.stop is not None:
+                    raise _StoppedError
+                self._wake.clear()
+                waiter = asyncio.create_task(self._wake.wait())
+                try:
+                    await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    waiter.cancel()
+            task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait([task])
+
+    def _ordered(self) -> Outcome:
+        stop = self.record.stop or StopOrder(reason=Reason.USER_REQUESTED)
+        return Outcome(reason=stop.reason, forced=stop.forced)
+
+    def _failed_start(self, error: BackendError, *, was_adopted: bool) -> Outcome:
+        log.warning("kernel.start_failed", kernel_id=self.record.spec.kernel_id, error=error.message)
+        if was_adopted and self._container_ended:
+            return Outcome(reason=Reason.SELF_TERMINATED, by_itself=True)
+        if isinstance(error, ImageNotFound):
+            return Outcome(reason=Reason.IMAGE_NOT_FOUND, message=error.message)
+        retryable = bool(error.details.get("retryable", isinstance(error, Unavailable)))
+        return Outcome(reason=Reason.START_FAILED, message=error.message, retryable=retryable, forced=True)
+
+    # ── making ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _make(self) -> None:
+        shop, spec = self._shop, self.record.spec
+        if shop.backend.is_prepared(spec.image):
+            self._progress(Status.CREATING)
+        else:
+            self._progress(Status.PULLING, f"getting the image {spec.image}")
+        image = await shop.offload.slow(shop.backend.prepare_image, spec.image, spec.architecture)
+        self._progress(Status.CREATING)
+        async with shop.starts:
+            self._container_ended = False
+            self.change(has_runner=bool(image.python))
+            await self.save(durable=False)
+            job = shop.offload.slow(self._launch, image, join_grants(shop.plugins, self.record))
+            self._launching = asyncio.ensure_future(job)
+            container_id = await asyncio.shield(self._launching)
+            self.change(container_id=container_id)
+            await self._connect()
+
+    def _launch(self, image: PreparedImage, grant: Grant) -> str:
+        """In a worker thread: lay out the folders and have the backend start the life."""
+        shop, record = self._shop, self.record
+        spec = record.spec
+        folders = kernel_folders(shop.settings.sessions_dir, record.life)
+        folders.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folders.run.parent.chmod(0o711)
+        for name, text in ((TOKEN_NAME, secrets.token_hex(16)), (BOOTSTRAP_NAME, spec.bootstrap_script)):
+            if text:
+                _write_once(folders.run / name, text, record.uid)
+        _give_to(folders.run, record.uid)
+        launch = Launch(
+            life=record.life,
+            spec=spec,
+            image=image,
+            folders=folders,
+            grant=grant,
+            environ=kernel_environ(spec, grant.environ),
+            pids_limit=shop.settings.agent.pids_limit,
+            uid=record.uid,
+            output_buffer_bytes=shop.settings.agent.output_buffer_bytes,
+        )
+        return shop.backend.launch(launch)
+
+    async def _connect(self) -> None:
+        """Wait for the runner, unless the container ends first.
+
+        Raises:
+            KernelUnreachable: there was no answer; the message holds what the container printed.
+        """
+        link = self._new_link()
+        greeting = asyncio.create_task(link.connect(self._shop.settings.agent.runner_start_timeout_s))
+        try:
+            while not greeting.done() and not self._container_ended:
+                waiter = asyncio.create_task(self._wake.wait())
+                await asyncio.wait({greeting, waiter}, return_when=asyncio.FIRST_COMPLETED)
+                waiter.cancel()
+                if not greeting.done() and not self._container_ended:
+                    # Another order woke us up, which is not for us to judge: look again a little later.
+                    await asyncio.wait({greeting}, timeout=0.01)
+            if not greeting.done():
+                raise KernelUnreachable("the container ended before its runner answered")
+            await greeting
+        except KernelUnreachable as error:
+            link.close()
+            said = await self._shop.offload.quick(self._shop.backend.log, self.record.life, 500)
+            tail = said.decode(errors="replace").strip()
+            message = f"{error.message}; it printed: {tail}" if tail else error.message
+            raise KernelUnreachable(message, retryable=not self._container_ended) from error
+        except BaseException:
+            link.close()
+            raise
+        finally:
+            greeting.cancel()
+        self.link = link
+
+    def _new_link(self) -> KernelLink:
+        record, shop = self.record, self._shop
+        path = life_folder(shop.settings.sessions_dir, record.life) / "run" / SOCKET_NAME
+        text = str(path)
+        if len(os.fsencode(text)) > MAX_SOCKET_PATH:
+            text = f"/proc/self/fd/{shop.sessions_fd}/{path.relative_to(shop.settings.sessions_dir)}"
+        return shop.connect(shop, record, Path(text))
+
+    def _progress(self, status: Status, message: str = "") -> None:
+        if self.record.status is not status:
+            self.change(status=status, message=message)
+            self._shop.facts.put(self.fact())
+
+    def _say_running(self) -> None:
+        self.change(status=Status.RUNNING, message="", reason="")
+        self._shop.facts.put(self.fact())
+        self._in_background(self.save(durable=False))
+        log.info("kernel.running", kernel_id=self.record.spec.kernel_id, life=self.record.life.tag)
+
+    # ── ending ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _retire(self, epoch: int) -> None:
+        """End the present life and go on to the next one, with the same devices and files."""
+        self._restart_to = None
+        await self._clear_away(forced=False)
+        self._container_ended = False
+        self.change(epoch=epoch, status=Status.PREPARING, startup=None, container_id="")
+        await self.save()
+
+    async def _end(self, outcome: Outcome) -> None:
+        self.change(status=Status.TERMINATING, reason=outcome.reason.value, message=outcome.message)
+        if self.record.stop is None:  # so that an agent that comes back ends it for the same reason
+            self.change(stop=StopOrder(reason=outcome.reason, forced=outcome.forced))
+        ending = await self._clear_away(forced=outcome.forced)
+        outcome = self._with_ending(outcome, ending)
+        await self._shop.offload.quick(take_result, self, self._shop.settings.sessions_dir)
+        record = self.change(
+            status=Status.TERMINATED,
+            reason=outcome.reason.value,
+            message=outcome.message,
+            exit_code=outcome.exit_code,
+            retryable=outcome.retryable,
+        )
+        await self._persist_end(ending.log)
+        self._shop.held.release(record.spec.kernel_id)
+        self._shop.facts.put(self.fact())
+        self.ended.set()
+        log.info("kernel.ended", kernel_id=record.spec.kernel_id, reason=record.reason, message=record.message)
+        self._on_gone(self)
+
+    async def _clear_away(self, *, forced: bool) -> Ending:
+        """Stop and remove the present life, however long that takes."""
+        if self._launching is not None:
+            await asyncio.wait([self._launching])  # a launch cannot be called back: what it makes is removed below
+            self._launching.cancelled() or self._launching.exception()
+            self._launching = None
+        link, self.link = self.link, None
+        if link is not None:
+            if not forced and not self._container_ended:
+                await _politely(link)
+            link.close()
+        shop, life = self._shop, self.record.life
+        gang = self.record.spec.session_id if len(self.record.spec.cluster_hosts) > 1 else None
+        grace_s = 0.0 if forced else shop.settings.agent.stop_grace_s
+        ending, delay = None, FIRST_RETRY_S
+        while True:
+            try:
+                if ending is None:
+                    ending = await shop.offload.slow(shop.backend.stop, life, grace_s)
+                await shop.offload.slow(shop.backend.remove, life, gang)
+                return ending
+            except Exception as error:  # noqa: BLE001 - nothing may keep a kernel's end from being tried again
+                log.warning("kernel.not_gone_yet", kernel_id=life.kernel_id, error=str(error)[:300])
+                grace_s = 0.0
+            await asyncio.sleep(delay)
+            delay = min(LAST_RETRY_S, delay * 2)
+
+    async def _kill_now(self) -> None:
+        """A forced order overtook a polite one."""
+        try:
+            await self._shop.offload.slow(self._shop.backend.stop, self.record.life, 0.0)
+        except EngineUnavailable:
+            pass  # the polite order is still at it, and tries again
+
+    def _with_ending(self, outcome: Outcome, ending: Ending) -> Outcome:
+        killed_for_memory = f"killed for memory: the limit is {self.memory_limit()}"
+        if ending.oom_killed and (outcome.by_itself or outcome.reason is Reason.START_FAILED):
+            return replace(
+                outcome,
+                reason=Reason.OUT_OF_MEMORY,
+                message=killed_for_memory,
+                exit_code=ending.exit_code,
+                retryable=False,
+            )
+        if not outcome.by_itself:
+            return replace(outcome, exit_code=outcome.exit_code if outcome.exit_code is not None else ending.exit_code)
+        if ending.exit_code is None:
+            message = f"the container is gone: {ending.message or 'somebody removed it'}"
+            return replace(outcome, reason=Reason.CONTAINER_LOST, message=message)
+        message = f"its main process ended with exit code {ending.exit_code}"
+        return replace(outcome, message=message, exit_code=ending.exit_code)
+
+    async def _persist_end(self, text: bytes) -> None:
+        kernel_id, delay = self.record.spec.kernel_id, FIRST_RETRY_S
+        await self._shop.offload.quick(self._shop.journal.save_log, kernel_id, text)
+        while True:
+            try:
+                await self.save()
+                return
+            except OSError as error:
+                # Told all the same in the end: after a crash it would be found out again from what is left.
+                log.error("kernel.end_not_written", kernel_id=kernel_id, error=str(error))
+                if delay >= LAST_RETRY_S:
+                    return
+            await asyncio.sleep(delay)
+            delay = min(LAST_RETRY_S, delay * 2)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        _BACKGROUND.add(task)
+        task.add_done_callback(_forget_background)
+
+
+_BACKGROUND: Final[set[asyncio.Task[None]]] = set()
+"""Keeps small jobs alive that nobody waits for."""
+
+
+def _forget_background(task: asyncio.Task[None]) -> None:
+    _BACKGROUND.discard(task)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.warning("kernel.background_failed", error=repr(error))
+
+
+class _StoppedError(Exception):
+    """Somebody wants the kernel to end."""
+
+
+async def _politely(link: KernelLink) -> None:
+    try:
+        await asyncio.wait_for(link.shutdown(), 1.0)
+    except (BackendError, TimeoutError):
+        pass  # it is stopped the hard way next
+
+
+def join_grants(plugins: Sequence[DevicePlugin], record: KernelRecord) -> Grant:
+    """Return what a kernel gets from all device plug-ins together."""
+    return Grant.join(plugin.grant(record.spec.allocation) for plugin in plugins)
+
+
+def _write_once(path: Path, text: str, uid: int) -> None:
+    """Write a file for the kernel, unless an earlier try did: what is there may be the kernel's doing, so keep off."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    _give_to(path, uid)
+
+
+def _give_to(path: Path, uid: int) -> None:
+    if uid != os.geteuid():
+        os.chown(path, uid, uid, follow_symlinks=False)

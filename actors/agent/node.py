@@ -1,0 +1,154 @@
+"""What the agent says of its node: reports when something changed, and a heartbeat in between."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+import structlog
+
+from actors.agent.backends.base import ComputeBackend
+from actors.agent.devices.base import DevicePlugin
+from actors.agent.held import HeldDevices
+from actors.agent.offload import Offload
+from backendai_ray.config import MIB, Settings
+from backendai_ray.core.devices import Device
+from backendai_ray.core.errors import AgentNotFound, BackendError
+from backendai_ray.core.ids import AgentId, ResourceGroupName
+from backendai_ray.core.reports import DeviceTable, NodeReport
+
+log = structlog.get_logger()
+
+CALL_TIMEOUT_S = 10.0
+LOOK_INTERVAL_S = 5.0
+DISK_NEARLY_FULL_BYTES = 512 * MIB
+_Facts = tuple[tuple[Device, ...], tuple[str, ...], tuple[tuple[str, str], ...], str]
+
+
+class NodeTaker(Protocol):
+    """The part of the Manager that takes reports."""
+
+    async def node_report(
+        self, agent_id: AgentId, incarnation: str, version: int, report: object, *, ready: bool
+    ) -> None: ...
+    async def heartbeat(self, agent_id: AgentId, incarnation: str) -> None: ...
+
+
+PutReport = Callable[[NodeReport], Awaitable[object] | object]
+"""Puts a report where readers can map it, and returns what is passed on instead of it."""
+
+
+class NodeReporter:
+    """Looks at the node every few seconds; sends a new version of the report only when it says something new."""
+
+    def __init__(
+        self,
+        *,
+        agent_id: AgentId,
+        incarnation: str,
+        settings: Settings,
+        backend: ComputeBackend,
+        plugins: Sequence[DevicePlugin],
+        held: HeldDevices,
+        offload: Offload,
+        manager: NodeTaker,
+        put_report: PutReport,
+    ) -> None:
+        self._agent_id = agent_id
+        self._incarnation = incarnation
+        self._settings = settings
+        self._backend = backend
+        self._plugins = plugins
+        self._held = held
+        self._offload = offload
+        self._manager = manager
+        self._put_report = put_report
+        self._facts: _Facts | None = None
+        self._version = 0
+        self._passed_on: object = None
+        self._ready = False
+        self._is_told = False
+
+    async def look(self) -> None:
+        """Find out what the node is now; also what the held devices are checked against."""
+        facts = await self._offload.slow(self._look)
+        if facts == self._facts:
+            return
+        self._facts = facts
+        self._held.set_devices(facts[0])
+        self._version += 1
+        put = self._put_report(self._report(facts))
+        self._passed_on = await put if isinstance(put, Awaitable) else put
+        self._is_told = False
+
+    async def tell(self, *, ready: bool) -> bool:
+        """Send the report if the Manager does not have it yet; returns whether it has it now."""
+        if self._is_told and ready == self._ready:
+            return True
+        try:
+            call = self._manager.node_report(
+                self._agent_id, self._incarnation, self._version, self._passed_on, ready=ready
+            )
+            await asyncio.wait_for(call, CALL_TIMEOUT_S)
+        except Exception as error:  # noqa: BLE001 - a Manager that is away, restarting or broken is asked again
+            log.warning("node.report_not_taken", version=self._version, error=str(error).strip()[-200:] or repr(error))
+            return False
+        self._ready, self._is_told = ready, True
+        return True
+
+    async def run(self) -> None:
+        """Report and give signs of life for ever; only cancelling ends it."""
+        loop = asyncio.get_running_loop()
+        look_at = loop.time() + LOOK_INTERVAL_S
+        while True:
+            await asyncio.sleep(self._settings.agent.heartbeat_interval_s)
+            try:
+                if loop.time() >= look_at:
+                    look_at = loop.time() + LOOK_INTERVAL_S
+                    await self.look()
+                if await self.tell(ready=True):
+                    await asyncio.wait_for(self._manager.heartbeat(self._agent_id, self._incarnation), CALL_TIMEOUT_S)
+            except AgentNotFound:
+                self._is_told = False  # a Manager that does not know us: introduce ourselves again
+            except Exception as error:  # noqa: BLE001 - the next round tries again
+                self._is_told = False
+                log.warning("node.heartbeat_not_taken", error=str(error).strip()[-200:] or repr(error))
+
+    def _look(self) -> _Facts:
+        info = self._backend.probe()
+        health = self._backend.health() or self._disk_health()
+        try:
+            images = tuple(self._backend.images()) if not health else ()
+        except BackendError as error:
+            images, health = (), error.message
+        if not images and self._facts is not None:
+            images = self._facts[1]
+        devices = tuple(device for plugin in self._plugins for device in plugin.devices())
+        labels = {**info.labels, "hostname": socket.gethostname(), "architecture": info.architecture}
+        return devices, images, tuple(sorted(labels.items())), health
+
+    def _disk_health(self) -> str:
+        folder = self._settings.sessions_dir
+        free = shutil.disk_usage(folder if folder.exists() else os.path.sep).free
+        if free < DISK_NEARLY_FULL_BYTES:
+            return f"the disk of {folder} is nearly full: {free // MIB} MiB are free"
+        return ""
+
+    def _report(self, facts: _Facts) -> NodeReport:
+        devices, images, labels, health = facts
+        return NodeReport(
+            agent_id=self._agent_id,
+            incarnation=self._incarnation,
+            version=self._version,
+            resource_group=ResourceGroupName(self._settings.agent.resource_group),
+            architecture=dict(labels)["architecture"],
+            backend=self._backend.name,
+            devices=DeviceTable.of(devices),
+            images=images,
+            labels=dict(labels),
+            health=health,
+        )
