@@ -56,7 +56,7 @@ class Bus:
             # Ours bounds every call; the client's own would cut blocking reads, and it uses asyncio.wait_for, which
             # loses cancellations on Python 3.11.
             socket_timeout=None,
-            socket_keepalive=bool(parts.hostname),
+            **({"socket_keepalive": True} if parts.hostname else {}),
             retry=Retry(NoBackoff(), 1),  # a pooled connection may have died unnoticed: try a new one, once
         )
 

@@ -235,9 +235,13 @@ async def test_a_full_server_refuses_and_leaves_no_hole(own_server: OwnServer, o
     await stream.publish(events(1, 1))
     own_server.ask(lambda client: client.config_set("maxmemory", "1mb"))
     own_server.ask(lambda client: client.config_set("maxmemory-policy", "noeviction"))
-    with pytest.raises(BusUnavailable, match="takes nothing now: .*maxmemory"):
+
+    async def fill() -> None:
         for first in range(2, 100_000, 100):
             await stream.publish(events(first, first + 99))
+
+    with pytest.raises(BusUnavailable, match=r"takes nothing now: .*maxmemory"):
+        await fill()
     own_server.ask(lambda client: client.config_set("maxmemory", "0"))
     ends = await stream.ends()
     assert ends is not None
