@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import shutil
 import signal
@@ -94,8 +95,13 @@ def _watch_signals(ended: asyncio.Future[int] | None = None) -> asyncio.Future[i
     loop = asyncio.get_running_loop()
     future = ended or loop.create_future()
     for number in _END_SIGNALS:
-        loop.add_signal_handler(number, lambda n=number: None if future.done() else future.set_result(n))
+        loop.add_signal_handler(number, _resolve, future, number)
     return future
+
+
+def _resolve(future: asyncio.Future[int], number: int) -> None:
+    if not future.done():
+        future.set_result(number)
 
 
 @contextlib.asynccontextmanager
@@ -122,16 +128,16 @@ def _ray(settings: Settings) -> Iterator[str]:
     # Unix socket paths of Ray must stay short, so its scratch is not in the data folder.
     scratch = tempfile.mkdtemp(prefix="bai-ray-")
     try:
-        context = ray.init(
+        ray.init(
             address="local",
             namespace=settings.namespace,
             include_dashboard=False,
             object_store_memory=settings.object_store_bytes,
             log_to_driver=False,
-            logging_level="error",
+            logging_level=logging.ERROR,
             _temp_dir=scratch,
         )
-        yield str(context.address_info["address"])
+        yield str(ray.get_runtime_context().gcs_address)
     except ConnectionError as exc:
         raise Unavailable(f"Ray did not start: {exc}") from exc
     finally:

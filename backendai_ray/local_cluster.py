@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -205,19 +206,19 @@ def _wait_until_ready(
 def _messages(daemon: subprocess.Popen[bytes], deadline: float) -> Iterator[dict[str, Any]]:
     """Yield the daemon's messages, a JSON object a line, until it closes its output or the deadline passes."""
     assert daemon.stdout is not None
-    os.set_blocking(daemon.stdout.fileno(), False)
+    descriptor = daemon.stdout.fileno()
     buffered = b""
-    while time.monotonic() < deadline:
-        chunk = daemon.stdout.read(65536)
-        if chunk == b"":
+    while (left := deadline - time.monotonic()) > 0:
+        readable, _, _ = select.select([descriptor], [], [], left)
+        if not readable:
+            return
+        chunk = os.read(descriptor, 65536)
+        if not chunk:
             daemon.wait()
             return
-        buffered += chunk or b""
-        *lines, buffered = buffered.split(b"\n")
+        *lines, buffered = (buffered + chunk).split(b"\n")
         for line in lines:
             yield json.loads(line)
-        if chunk is None:
-            time.sleep(_POLL_S)
 
 
 def write_state(state: ClusterState) -> None:

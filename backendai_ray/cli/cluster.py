@@ -175,6 +175,7 @@ def deploy(address: str, config: Path | None, host: str | None, data_dir: Path |
     The event bus must be a server of its own here: set bus.url. The store should be PostgreSQL: set store.url.
     """
     import asyncio
+    import logging
 
     settings = _load(data_dir, config, **({"api": {"host": host}} if host else {}))
     bus_url = settings.bus.url.get_secret_value()
@@ -188,7 +189,7 @@ def deploy(address: str, config: Path | None, host: str | None, data_dir: Path |
     from backendai_ray.cluster import deploy as deploy_actors
 
     try:
-        ray.init(address=address, namespace=settings.namespace, log_to_driver=False, logging_level="error")
+        ray.init(address=address, namespace=settings.namespace, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError) as exc:
         raise click.ClickException(f"no Ray cluster answers at {address}: {exc}") from None
     ports = [settings.api.port + index for index in range(settings.api.front_doors)]
