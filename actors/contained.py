@@ -59,7 +59,8 @@ async def run_contained(call: Callable[[], T], timeout_s: float, *, name: str) -
     thread = threading.Thread(target=work, name=name, daemon=True)
     thread.start()
     try:
-        results, error = await asyncio.wait_for(done, timeout_s)
+        async with asyncio.timeout(timeout_s):
+            results, error = await done
     except TimeoutError:
         _ask_to_end(thread)
         raise Hung(f"no answer within {timeout_s:g} s") from None

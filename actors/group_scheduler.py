@@ -245,7 +245,9 @@ class GroupScheduler:
         if self._next_at is not None:
             timeout_s = min(timeout_s, max(0.001, self._next_at - self._clock()))
         try:
-            await asyncio.wait_for(self._woken.wait(), timeout_s)
+            # Not wait_for: in Python 3.11 it loses a cancellation that comes together with the event.
+            async with asyncio.timeout(timeout_s):
+                await self._woken.wait()
         except TimeoutError:
             pass  # the slow sweep, or a start time
 

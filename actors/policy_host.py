@@ -237,7 +237,8 @@ class PolicyHost:
         if isinstance(change.report, NodeReport):
             return change.report
         try:
-            return await asyncio.wait_for(self._resolve(change.report), RESOLVE_TIMEOUT_S)
+            async with asyncio.timeout(RESOLVE_TIMEOUT_S):
+                return await self._resolve(change.report)
         except (TimeoutError, Unavailable, TypeError) as exc:
             log.warning("policy.report_lost", group=self._group, agent_id=change.agent_id, error=str(exc))
             return None

@@ -109,7 +109,8 @@ class Sokovan:
         """Look for new, changed and removed groups; each group's own loop sees to lost wakes."""
         while True:
             try:
-                await asyncio.wait_for(self._sweep_now.wait(), self._sweep_interval_s)
+                async with asyncio.timeout(self._sweep_interval_s):
+                    await self._sweep_now.wait()
             except TimeoutError:
                 pass  # the interval has passed
             self._sweep_now.clear()
