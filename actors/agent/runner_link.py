@@ -226,10 +226,10 @@ def _execute_frames(
     run_id: str, mode: ExecMode, code: str, options: Mapping[str, object]
 ) -> tuple[bytes, bytes, bytes, bytes]:
     if mode not in RUNNABLE_MODES:
-        raise InvalidParameter(f"mode: {mode!r} cannot be run; use query or batch", field="mode")
+        raise InvalidParameter(f"mode: {str(mode)!r} cannot be run; use query or batch", field="mode")
     if not run_id or "\n" in run_id:
         raise InvalidParameter("run_id: must be one line and not empty", field="run_id")
-    return run_id.encode(), mode.value.encode(), code.encode("utf-8", "surrogatepass"), _pairs(options)
+    return run_id.encode(), str(mode).encode(), code.encode("utf-8", "surrogatepass"), _pairs(options)
 
 
 def _pairs(options: Mapping[str, object]) -> bytes:

@@ -98,6 +98,9 @@ class RunnerWire:
         socket.connect(f"ipc://{self._path}")
         loop.add_reader(_fd(socket), self._on_readable)
         loop.add_reader(_fd(self._monitor), self._on_monitor)
+        # A socket signals its descriptor only after it was found empty once.
+        self._on_readable()
+        self._on_monitor()
 
     def close(self, why: str = "the link was closed") -> None:
         """Let go of the socket; requests under way fail with *why*."""

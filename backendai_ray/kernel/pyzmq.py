@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 from backendai_ray.core.errors import InvalidParameter, Unavailable, UnsupportedByImage
-from backendai_ray.kernel.bundle import DirectoryInMaking
+from backendai_ray.kernel.directories import DirectoryInMaking
 
 REQUIREMENT = "pyzmq>=26.2,<28"
 DOWNLOAD_TIMEOUT_S = 120.0

@@ -48,8 +48,11 @@ def main(argv: list[str]) -> None:
     if options["workdir"]:
         os.chdir(options["workdir"])
     runner = Runner(server, token, options)
-    runner.run()
-    _leave()
+    try:
+        runner.run()
+        _run_exit_handlers()
+    finally:
+        runner.leave()  # threads that do not end do not keep the process
 
 
 def parse(argv: list[str]) -> dict[str, str]:
@@ -87,11 +90,7 @@ def fail(message: str) -> None:
     sys.exit(2)
 
 
-def _leave() -> None:
-    """Run the exit handlers of user code; threads that do not end do not keep the process."""
+def _run_exit_handlers() -> None:
     import atexit
 
-    try:
-        atexit._run_exitfuncs()
-    finally:
-        os._exit(0)
+    atexit._run_exitfuncs()

@@ -67,6 +67,7 @@ def run_command(runner: Runner, run: Run, command: str) -> int:
         signal_group(child.pid, SIGKILL if interrupts[0] > 2 else SIGINT)
 
     run.group = child.pid
+    runner.sessions.add(child.pid)
     run.interrupt = interrupt
     if runner.sink.interrupted:  # it came before there was a child
         runner.sink.interrupted = False
@@ -76,6 +77,7 @@ def run_command(runner: Runner, run: Run, command: str) -> int:
     finally:
         run.interrupt = None
         run.group = 0
+        runner.sessions.discard(child.pid)
     return returncode if returncode >= 0 else 128 - returncode
 
 
@@ -85,6 +87,21 @@ def signal_group(group: int, signum: int) -> None:
         os.killpg(group, signum)
     except OSError:
         pass
+
+
+def kill_session(session: int) -> None:
+    """Kill every process that belongs to a session (its shell gave jobs process groups of their own)."""
+    signal_group(session, SIGKILL)
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            with open("/proc/%s/stat" % entry, "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+            if int(fields[3]) == session:
+                os.kill(int(entry), SIGKILL)
+        except (OSError, ValueError, IndexError):
+            pass  # it has ended meanwhile
 
 
 def quote(word: str) -> str:

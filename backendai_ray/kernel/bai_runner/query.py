@@ -80,21 +80,29 @@ class PythonRuntime:
         self._remember_source(filename, source)
         tree: Any = compile(source, filename, "exec", flags, True)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], _ast.Expr) else None
-        if tree.body:
-            self._run_code(self._compile(tree, filename, "exec"))
+        codes = [self._compile(tree, filename, "exec")] if tree.body else []
         if last is not None:
-            expression = _ast.Expression(last.value)
-            sys.displayhook(self._run_code(self._compile(expression, filename, "eval")))
+            codes.append(self._compile(_ast.Expression(last.value), filename, "eval"))
+        if any(code.co_flags & CO_COROUTINE for code in codes):
+            value = self._await(self._run_in_loop(codes))
+        else:
+            value = None
+            for code in codes:
+                value = eval(code, self.namespace)
+        if last is not None:
+            sys.displayhook(value)
 
     def _compile(self, tree: Any, filename: str, kind: str) -> CodeType:
         code: CodeType = compile(tree, filename, kind, self._top_level_await | self._future_flags, True)
         self._future_flags |= code.co_flags & self._future_mask
         return code
 
-    def _run_code(self, code: CodeType) -> Any:
-        value = eval(code, self.namespace)
-        if code.co_flags & CO_COROUTINE:
-            return self._await(value)
+    async def _run_in_loop(self, codes: list[CodeType]) -> Any:
+        value = None
+        for code in codes:
+            value = eval(code, self.namespace)
+            if code.co_flags & CO_COROUTINE:
+                value = await value
         return value
 
     def _await(self, coroutine: Any) -> Any:

@@ -115,6 +115,7 @@ class RunBuffer:
 
     def take(self, after_seq: int, max_bytes: int) -> tuple[list[Chunk], bool]:
         """Return the chunks after *after_seq*, at least one if there is any, and whether that is all there is."""
+        self._close_tail()
         taken: list[Chunk] = []
         total = 0
         for chunk in self._chunks:
@@ -125,12 +126,7 @@ class RunBuffer:
             taken.append(chunk)
             total += len(chunk[2])
             if chunk[1] == STEP:
-                return taken, chunk[0] == self.last_seq and not self._tail
-        if self._tail:
-            if taken and total + self._tail_chars > max_bytes:
-                return taken, False
-            self._close_tail()
-            taken.append(self._chunks[-1])
+                return taken, chunk[0] == self.last_seq
         return taken, True
 
     def move_into(self, other: RunBuffer) -> None:

@@ -53,6 +53,8 @@ class Runner:
         self._main_ident = get_ident()
         self._log_fd = os.dup(2)
         self._runtime: Any = None
+        self.sessions: set[int] = set()
+        """Sessions of children that live now; the runner's end is theirs."""
         self._stopping = False
         self._prepared = allocate_lock()
         self._prepared.acquire()
@@ -214,7 +216,7 @@ class Runner:
 
         def end_hard(now: float) -> float:
             if now >= end_at:
-                os._exit(0)
+                self.leave()
             return end_at
 
         self.server.timers.append(end_hard)
@@ -233,6 +235,16 @@ class Runner:
                 return now + 0.05  # the child is about to start
             run.deadline = run.on_deadline(run.group)
         return run.deadline
+
+    def leave(self) -> None:
+        """End the process and whatever it started."""
+        try:
+            from .batch import kill_session
+
+            for session in list(self.sessions):
+                kill_session(session)
+        finally:
+            os._exit(0)
 
     def _read_pipe(self, pipe: Any) -> bool:
         if self.sink.must_wait():

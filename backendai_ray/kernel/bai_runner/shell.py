@@ -68,19 +68,27 @@ class ShellRuntime:
 
         shell = self._shell
         while not select([self._reports], [], [], EXIT_CHECK_S)[0]:
+            # A process that the shell left behind may hold the pipe, which then does not tell the shell's end.
             if shell.poll() is not None and not select([self._reports], [], [], 0)[0]:
-                self._shell = None
-                self._close_pipes(shell)
-                if shell.returncode >= 0:
-                    return int(shell.returncode)
-                self._runner.sink.write("e", "the shell was ended by a signal; it starts again without its variables\n")
-                return INTERRUPTED_EXIT_CODE if shell.returncode == -SIGINT else 128 - int(shell.returncode)
+                return self._note_end(shell)
         report = os.read(self._reports, 64)
+        if not report:
+            return self._note_end(shell)
         try:
             self._directory = os.readlink("/proc/%d/cwd" % shell.pid)
         except OSError:
             pass  # it ended just now; it starts again where it was before
         return int(report)
+
+    def _note_end(self, shell: Any) -> int:
+        self._shell = None
+        returncode = int(shell.wait())
+        self._close_pipes(shell)
+        self._runner.sessions.discard(shell.pid)
+        if returncode >= 0:
+            return returncode
+        self._runner.sink.write("e", "the shell was ended by a signal; it starts again without its variables\n")
+        return INTERRUPTED_EXIT_CODE if returncode == -SIGINT else 128 - returncode
 
     def _start(self) -> None:
         import subprocess
@@ -99,6 +107,7 @@ class ShellRuntime:
             start_new_session=True,
         )
         os.close(write_end)
+        self._runner.sessions.add(self._shell.pid)
 
     def _close_pipes(self, shell: Any) -> None:
         os.close(self._reports)

@@ -56,7 +56,8 @@ def load(lib: str) -> Any:
 def _find_package() -> str:
     from importlib.machinery import PathFinder
 
-    spec = PathFinder.find_spec("zmq")
+    # Not from the working directory: that is the user's.
+    spec = PathFinder.find_spec("zmq", [folder for folder in sys.path if folder])
     if spec is None or spec.origin is None:
         raise ImportError("pyzmq is not installed here")
     return spec.origin.rpartition("/")[0]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from signal import SIGHUP, SIGKILL
+from signal import SIGHUP
 from time import monotonic
 
-from .batch import signal_group
+from .batch import kill_session, signal_group
 from .requests import MAX_WAIT_S, Refused
 
 MAX_OPEN = 16
@@ -82,6 +82,7 @@ class Terminals:
                 del self._terminals[old]
         terminal = Terminal(self._runner.workdir, rows, cols, command)
         self._terminals[name] = terminal
+        self._runner.sessions.add(terminal.child.pid)
         self._runner.server.watch(terminal.master, lambda: self._on_readable(terminal))
 
     def _on_readable(self, terminal: Terminal) -> bool:
@@ -115,6 +116,7 @@ class Terminals:
             if when <= now:
                 del self._kill_at[session]
                 kill_session(session)
+                self._runner.sessions.discard(session)
         for terminal in self._terminals.values():
             if terminal.unwritten:
                 terminal.write(b"")
@@ -254,18 +256,3 @@ class Terminal:
             signal_group(self.child.pid, SIGHUP)
         os.close(self.master)
         self.master = -1
-
-
-def kill_session(session: int) -> None:
-    """Kill every process that belongs to a session (its shell gave jobs process groups of their own)."""
-    signal_group(session, SIGKILL)
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
-        try:
-            with open("/proc/%s/stat" % entry, "rb") as file:
-                fields = file.read().rpartition(b")")[2].split()
-            if int(fields[3]) == session:
-                os.kill(int(entry), SIGKILL)
-        except (OSError, ValueError, IndexError):
-            pass  # it has ended meanwhile
