@@ -17,9 +17,11 @@ HasRestarted = Callable[[KernelId, int], bool]
 def is_about(session: Session | None, fact: KernelFact, agent_id: AgentId) -> bool:
     """Return whether a fact is about the kernel that the session has on this node now."""
     kernel = None if session is None else session.kernel(fact.kernel_id)
-    if session is None or kernel is None:
+    if session is None or kernel is None or kernel.agent_id != agent_id:
         return False
-    return kernel.agent_id == agent_id and fact.attempt == session.attempt
+    if fact.attempt == 0:  # the agent has no record: nothing of any attempt is there
+        return kernel.status is Status.TERMINATING and fact.status in TERMINAL
+    return fact.attempt == session.attempt
 
 
 def events_of(
@@ -70,7 +72,7 @@ def _events_of_one(
                 cause=cause,
                 now=now,
                 kernel_id=fact.kernel_id,
-                attempt=fact.attempt,
+                attempt=fact.attempt or session.attempt,
                 reason=_reason(fact, kernel),
                 message=fact.message,
                 exit_code=fact.exit_code,
@@ -100,6 +102,8 @@ class Missing:
     """On their way: the order was lost, give it again."""
     lost: tuple[KernelId, ...] = ()
     """Ran, and are gone without a word."""
+    gone: tuple[KernelId, ...] = ()
+    """Were to end, and nothing of them is there (any more)."""
 
 
 def judge_missing(
@@ -116,6 +120,7 @@ def judge_missing(
     present = set(there)
     create: list[KernelId] = []
     lost: list[KernelId] = []
+    gone: list[KernelId] = []
     for kernel in session.kernels:
         known = before.get(kernel.id)
         if kernel.agent_id != agent_id or kernel.id in present or known is None or known[0] != session.attempt:
@@ -124,4 +129,6 @@ def judge_missing(
             create.append(kernel.id)
         elif kernel.status in (Status.RUNNING, Status.RESTARTING) and known[1] in (Status.RUNNING, Status.RESTARTING):
             lost.append(kernel.id)
-    return Missing(tuple(create), tuple(lost))
+        elif kernel.status is Status.TERMINATING and known[1] is Status.TERMINATING:
+            gone.append(kernel.id)
+    return Missing(tuple(create), tuple(lost), tuple(gone))

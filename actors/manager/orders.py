@@ -118,6 +118,7 @@ class _Lane:
 
     agent_id: AgentId
     waiting: dict[tuple[str, KernelId], Order] = field(default_factory=dict)
+    sending: set[KernelId] = field(default_factory=set)
     taken: dict[tuple[str, KernelId], list[asyncio.Future[None]]] = field(default_factory=dict)
     runner: asyncio.Task[None] | None = None
 
@@ -192,6 +193,11 @@ class Orders:
         """Return whether the agent has taken the order for this restart."""
         return self._restarted.get(kernel_id) == epoch
 
+    def is_sending(self, agent_id: AgentId, kernel_id: KernelId) -> bool:
+        """Return whether an order about the kernel is on its way to the agent right now."""
+        lane = self._lanes.get(agent_id)
+        return lane is not None and kernel_id in lane.sending
+
     def destroy_stray(self, agent_id: AgentId, kernel_id: KernelId, reason: Reason) -> None:
         """End a kernel that nobody wants."""
         self.give(agent_id, Destroy(kernel_id, 0, reason, True))
@@ -256,6 +262,7 @@ class Orders:
         failures = 0
         try:
             while batch := self._next_batch(lane):
+                lane.sending = {order.key[1] for order in batch}
                 try:
                     await asyncio.wait_for(self._send(lane.agent_id, batch), CALL_TIMEOUT_S)
                 except (Unavailable, TimeoutError) as exc:
@@ -270,6 +277,7 @@ class Orders:
                 self._taken(lane, batch)
         finally:
             lane.runner = None
+            lane.sending = set()
 
     def _next_batch(self, lane: _Lane) -> list[Order]:
         """Take the first order and all others of its kind out of the line; those that are moot are dropped."""

@@ -9,7 +9,7 @@ on its way              no                                 the order to make it 
 on its way              running                            it has started
 running                 no                                 it has ended: container lost
 being ended             yes                                the order to end it is given again
-being ended             no                                 the same; the agent then says that it is gone
+being ended             no                                 it has ended (unless an order to make it is under way)
 any                     ended                              it has ended; then the agent may forget it
 no                      yes                                it is destroyed; until then nothing new goes there
 ======================  =================================  ==========================================================
@@ -187,19 +187,13 @@ class Reconciler:
             self._orders.create(session, set(missing.create))
             if redrive or session.status in (Status.TERMINATING, Status.RESTARTING):
                 self._orders.redrive(session)
-            lost: list[Event] = [
-                KernelEnded(
-                    cause=cause,
-                    now=now,
-                    kernel_id=kernel_id,
-                    attempt=session.attempt,
-                    reason=Reason.CONTAINER_LOST,
-                    message="its container is gone without a word",
-                )
-                for kernel_id in missing.lost
+            gone = [k for k in missing.gone if not self._orders.is_sending(agent_id, k)]
+            ends = [
+                *(_end(session, k, Reason.CONTAINER_LOST, "its container is gone", cause, now) for k in missing.lost),
+                *(_end(session, k, session.reason, "", cause, now) for k in gone),
             ]
-            if lost:
-                jobs.append(self._journal.advance(session.id, lambda _, lost=lost: lost))  # type: ignore[misc]
+            if ends:
+                jobs.append(self._journal.advance(session.id, lambda _, ends=ends: ends))  # type: ignore[misc]
         await all_of(jobs)
 
     def _is_reconciled(self, node: Node, inspection: Inspection) -> None:
@@ -209,3 +203,9 @@ class Reconciler:
         node.is_away = False
         node.lost_at = None
         self.publish(node)
+
+
+def _end(session: Session, kernel_id: KernelId, reason: Reason, message: str, cause: str, now: float) -> KernelEnded:
+    return KernelEnded(
+        cause=cause, now=now, kernel_id=kernel_id, attempt=session.attempt, reason=reason, message=message
+    )

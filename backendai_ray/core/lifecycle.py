@@ -237,7 +237,7 @@ class Dequeue:
 
 @dataclass(frozen=True, slots=True)
 class RunStartup:
-    """Start the batch session's command in its main kernel."""
+    """Start the session's startup command in its main kernel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,11 +392,10 @@ def _kernel_started(session: Session, event: KernelStarted) -> tuple[Session, tu
     session = _with_kernel(session, kernel)
     if any(k.status is not Status.RUNNING for k in session.kernels):
         return session, ()
-    first_start = session.started_at is None
     session = _move(session, Status.RUNNING, Reason.STARTED, "", event.now)
     session = replace(session, started_at=session.started_at or event.now)
-    is_batch = session.spec.type is SessionType.BATCH
-    return session, (RunStartup(),) if is_batch or (first_start and session.spec.startup_command) else ()
+    has_command = session.spec.type is SessionType.BATCH or session.spec.startup_command
+    return session, (RunStartup(),) if has_command else ()  # also after a restart: what it had started is gone
 
 
 def _kernel_ended(session: Session, event: KernelEnded) -> tuple[Session, tuple[Effect, ...]]:

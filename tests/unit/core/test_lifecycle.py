@@ -219,12 +219,12 @@ def test_the_end_of_a_command_that_a_restart_cut_off_does_not_count() -> None:
     assert step(again.session, StartupFinished(**AT, exit_code=0)).session.result is SessionResult.SUCCESS
 
 
-def test_an_interactive_sessions_startup_command_runs_once() -> None:
+def test_an_interactive_sessions_startup_command_runs_in_every_fresh_container() -> None:
     session = placed(a_session(startup_command="jupyter lab"))
     first = step(session, _started(session))
     assert first.effects == (RunStartup(),)
     restarted = step(first.session, RestartRequested(**AT)).session
-    assert step(restarted, _started(restarted, container="c2")).effects == ()
+    assert step(restarted, _started(restarted, container="c2")).effects == (RunStartup(),)
 
 
 def test_a_restart_keeps_place_and_devices_and_makes_routes_stale() -> None:
