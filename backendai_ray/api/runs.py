@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 POLL_S = 2.0
 """How long a poll waits for output, as the official server does."""
 _MOST_RUNS = 20_000
+_BEGINNINGS = frozenset({ExecMode.QUERY, ExecMode.BATCH})
 
 
 class Acknowledgements:
@@ -37,10 +38,6 @@ class Acknowledgements:
         self._answered[kernel_id, run_id] = seq
         while len(self._answered) > _MOST_RUNS:
             self._answered.popitem(last=False)
-
-    def forget(self, kernel_id: str, run_id: str) -> None:
-        """The run has ended."""
-        self._answered.pop((kernel_id, run_id), None)
 
 
 async def poll_run(
@@ -70,7 +67,11 @@ async def poll_run(
     """
 
     async def call(agent: Any, route: Any) -> RunOutput:
-        after_seq = acknowledgements.answered(route.kernel_id, run_id) if ack is None else ack
+        after_seq = ack
+        if after_seq is None:
+            after_seq = acknowledgements.answered(route.kernel_id, run_id)
+        if after_seq is None and mode in _BEGINNINGS:
+            after_seq = 0  # whoever begins a run has received nothing of it
         request = ExecuteRequest(
             route=route, run_id=run_id, mode=mode, code=code, options=options, after_seq=after_seq, wait_s=POLL_S
         )

@@ -32,6 +32,8 @@ from backendai_ray.core.sessions import Session, Status
 
 router = APIRouter(route_class=ApiRoute, tags=["sessions"])
 
+MAX_WAIT_S = 30.0
+
 
 @router.get("/session", summary="List sessions", response_model=SessionList, responses=errors(403))
 async def list_sessions(
@@ -46,7 +48,7 @@ async def list_sessions(
     if all_owners and not caller.keypair.is_admin:
         raise Forbidden("all: only administrators see everyone's sessions", field="all")
     owner = None if all_owners else caller.access_key
-    statuses = [_status(text) for text in status.upper().split(",") if text]
+    statuses = _statuses(status, "status")
     page = await context.reach.manager(
         lambda: context.services.manager.sessions(owner, statuses=statuses, limit=limit, offset=offset)
     )
@@ -64,9 +66,22 @@ async def task_logs(
 
 
 @router.get("/session/{name}", summary="Show a session", response_model=SessionView, responses=errors(404))
-async def show(context: ContextDep, caller: CallerDep, name: SessionName) -> Response:
+async def show(
+    context: ContextDep,
+    caller: CallerDep,
+    name: SessionName,
+    wait: Annotated[
+        str, Query(max_length=200, description="Answer as soon as it is in one of these statuses, or has ended.")
+    ] = "",
+    wait_s: Annotated[float, Query(ge=0, le=MAX_WAIT_S, description="... or after so many seconds, as it is.")] = 10.0,
+) -> Response:
     """Return a live session by its name, or any by its id."""
-    return shown(SessionView.of(await _session(context, caller, name), time.time()))
+    wanted = _statuses(wait, "wait")
+    session = await _session(context, caller, name)
+    if wanted and session.status.value not in wanted and not session.is_terminal:
+        session_id = session.id
+        session = await context.reach.manager(lambda: context.services.manager.wait(session_id, wanted, wait_s))
+    return shown(SessionView.of(session, time.time()))
 
 
 @router.delete("/session/{name}", summary="End a session", response_model=Destroyed, responses=errors(404, 409))
@@ -189,11 +204,12 @@ async def apps(context: ContextDep, caller: CallerDep, name: SessionName) -> Res
     return plain([])
 
 
-def _status(text: str) -> str:
-    try:
-        return Status(text.strip()).value
-    except ValueError:
-        raise InvalidParameter(f"status: there is no {text[:40]!r}", field="status") from None
+def _statuses(text: str, field: str) -> list[str]:
+    names = [name.strip() for name in text.upper().split(",") if name.strip()]
+    unknown = next((name for name in names if name not in Status.__members__), None)
+    if unknown is not None:
+        raise InvalidParameter(f"{field}: there is no status {unknown[:40]!r}", field=field)
+    return names
 
 
 async def _session(context: Context, caller: Caller, name: str) -> Session:

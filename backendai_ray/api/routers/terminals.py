@@ -1,7 +1,7 @@
 """Terminals over a WebSocket, in the official client's frames.
 
 From the client: ``stdin`` (``chars``: base64), ``resize`` (``rows``, ``cols``), ``ping``, ``restart``. To the client:
-``out`` (``data``: base64), ``pong``, ``error`` (``reason``, ``msg``), ``exit``.
+``out`` (``data``: base64), ``pong``, ``error`` (``reason``, ``data``), ``exit``.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class _Terminal:
         """Tell the client of an error."""
         message = InternalError.title if type(error) is InternalError else error.message
         try:
-            await self._send({"type": "error", "reason": error.code, "msg": message})
+            await self._send({"type": "error", "reason": error.code, "data": message})
             if close:
                 await self._websocket.close(1011, error.code)
         except (WebSocketDisconnect, RuntimeError):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import httpx
 import pytest
 
 from backendai_ray.core.errors import StoreUnavailable, Unavailable
+from backendai_ray.core.sessions import Reason, Status
 from tests.support.api_fakes import HOLD_IMAGE, USER, FakeCluster
+from tests.support.waiting import wait_until_async
 
 
 async def test_show(client: httpx.AsyncClient, session: str) -> None:
@@ -140,3 +144,20 @@ async def test_a_manager_that_restarts_is_waited_for_and_a_store_that_is_away_is
     cluster.fail_next("manager.session", StoreUnavailable("no disk"))
     response = await client.get(f"/session/{session}")
     assert (response.status_code, response.json()["code"]) == (503, "store-unavailable")
+
+
+async def test_a_question_is_held_until_the_status_is_another(client: httpx.AsyncClient, cluster: FakeCluster) -> None:
+    created = await client.post("/session", json={"image": HOLD_IMAGE, "name": "waits", "enqueueOnly": True})
+    unchanged = await client.get("/session/waits?wait=RUNNING,ERROR&wait_s=0.05")
+    assert unchanged.json()["status"] == "PENDING"
+    asking = asyncio.create_task(client.get("/session/waits?wait=running&wait_s=20"))
+    await wait_until_async(lambda: _asked(cluster, "manager.wait", 2))
+    cluster.manager.move(created.json()["sessionId"], Status.RUNNING, Reason.STARTED)
+    assert (await asking).json()["status"] == "RUNNING"
+    assert (await client.get("/session/waits?wait=RUNNING&wait_s=20")).json()["status"] == "RUNNING"
+    for query, field in (("wait=SLEEPING", "wait"), ("wait=RUNNING&wait_s=1000", "wait_s")):
+        assert (await client.get(f"/session/waits?{query}")).json()["details"]["field"] == field
+
+
+async def _asked(cluster: FakeCluster, call: str, times: int) -> bool:
+    return cluster.faults.calls[call] >= times
