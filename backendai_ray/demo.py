@@ -34,6 +34,7 @@ DATA = Path(__file__).parent / "demo_data"
 PROGRAM = "clocks.py"
 DATA_FILES = ("zone1970.tab", "tzdata.zi")
 _CLEAN_WITHIN_S = 10.0
+_NODE_WITHIN_S = 60.0
 _GANG_PORT = 5000
 
 FIRST_CELL = "from clocks import analyse, write\nrows = analyse()"
@@ -185,6 +186,8 @@ def _run(report: Report, folder: Path, backend: str, session_ids: list[str]) -> 
     cluster = _start_cluster(report, folder / "data", backend)
     try:
         with Client(cluster.endpoint, cluster.access_key, cluster.secret_key) as client:
+            with report.phase("wait for the node") as phase:
+                phase.result = _wait_for_node(client)
             result = _interactive(report, client, folder, session_ids)
             _batch(report, client, session_ids)
             _gang(report, client, result, session_ids)
@@ -199,11 +202,17 @@ def _start_cluster(report: Report, data_dir: Path, backend: str) -> LocalCluster
 
     with report.phase("start a cluster") as phase:
         cluster = LocalCluster.start(_settings(data_dir, backend), on_progress=lambda text: report.say(f"  … {text}"))
-        with Client(cluster.endpoint, cluster.access_key, cluster.secret_key) as client:
-            node = client.agents()[0]
-        has = ", ".join(f"{slot} {amount}" for slot, amount in node.capacity.items())
-        phase.result = f"{cluster.endpoint}, node {node.id} ({node.backend}) with {has}"
+        phase.result = f"it answers at {cluster.endpoint}"
     return cluster
+
+
+def _wait_for_node(client: Client) -> str:
+    deadline = time.monotonic() + _NODE_WITHIN_S
+    while not (nodes := [node for node in client.agents() if node.schedulable]):
+        _expect(time.monotonic() < deadline, f"no node within {_NODE_WITHIN_S:g} s: {client.agents()}")
+        time.sleep(0.05)
+    has = ", ".join(f"{slot} {amount}" for slot, amount in nodes[0].capacity.items())
+    return f"node {nodes[0].id} ({nodes[0].backend}) with {has}"
 
 
 def _settings(data_dir: Path, backend: str) -> Settings:

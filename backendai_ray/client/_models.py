@@ -34,10 +34,12 @@ def _amounts(value: Any) -> Any:
     if not isinstance(value, dict):
         return value or {}
     texts = {slot: str(amount) for slot, amount in value.items()}
-    return {
-        slot: format_amount(slot, int(text)) if slot.endswith("mem") and text.isdigit() else text
-        for slot, text in texts.items()
-    }
+    return {slot: _size(slot, int(t)) if slot.endswith("mem") and t.isdigit() else t for slot, t in texts.items()}
+
+
+def _size(slot: str, size: int) -> str:
+    """Return ``512m`` for what is a round number of MiB, and what is near enough for a person for what is not."""
+    return format_amount(slot, size) if size % 2**20 == 0 or size < 2**20 else f"{size / 2**30:.2f}g"
 
 
 def _named(*names: str) -> Any:
