@@ -26,7 +26,7 @@ from actors.agent.facts import FactQueue, FactsTaker
 from actors.agent.folders import kernel_folder, life_folder
 from actors.agent.held import HeldDevices
 from actors.agent.journal import Journal, KernelRecord, Startup
-from actors.agent.kernel import KernelDriver, Workshop
+from actors.agent.kernel import ConnectKernel, KernelDriver, Workshop
 from actors.agent.links import KernelLink
 from actors.agent.node import NodeReporter, NodeTaker, PutReport
 from actors.agent.offload import Offload
@@ -77,6 +77,7 @@ class Agent:
         put_report: PutReport = lambda report: report,
         backend: ComputeBackend | None = None,
         plugins: Sequence[DevicePlugin] | None = None,
+        connect: ConnectKernel | None = None,
     ) -> None:
         self._id = agent_id
         self._settings = settings
@@ -84,6 +85,7 @@ class Agent:
         self._put_report = put_report
         self._given_backend = backend
         self._given_plugins = plugins
+        self._connect = connect or connect_kernel
         self._incarnation = uuid.uuid4().hex
         self._kernels: dict[KernelId, KernelDriver] = {}
         self._successors: dict[KernelId, KernelSpec] = {}
@@ -125,7 +127,7 @@ class Agent:
             held=self._held,
             starts=asyncio.Semaphore(self._settings.agent.create_concurrency),
             sessions_fd=self._sessions_fd,
-            connect=connect_kernel,
+            connect=self._connect,
         )
         self._reporter = NodeReporter(
             agent_id=self._id,
@@ -174,11 +176,13 @@ class Agent:
         records, found = await asyncio.gather(
             self._offload.slow(self._journal.load), self._offload.slow(self._backend.list_own)
         )
+        # A restart that was ordered goes on with the next life; the present one is left over then.
+        records = [r if r.restart_to is None or r.has_ended else r.restarted(r.restart_to) for r in records]
         plan = plan_recovery(records, found)
         for record in records:
             self._kernels[record.spec.kernel_id] = KernelDriver(record, self._workshop, self._on_gone)
             if not record.has_ended:
-                self._held.hold(record.spec.kernel_id, record.spec.allocation, check=False)
+                self._held.adopt(record.spec.kernel_id, record.spec.allocation)
         self._strays = plan.strays
         await self._offload.slow(self._backend.watch, self._on_backend_end)
         await self._carry_out(plan)
@@ -289,7 +293,7 @@ class Agent:
         spec = driver.record.spec
         try:
             self._held.hold(spec.kernel_id, spec.allocation)
-        except InsufficientResources as error:
+        except Conflict as error:
             log.error("agent.refused", kernel_id=spec.kernel_id, error=error.message)
             driver.refuse(f"the node refuses the placement: {error.message}")
             return
@@ -345,7 +349,9 @@ class Agent:
 
     async def restart_kernels(self, kernel_ids: Sequence[KernelId], epoch: int) -> None:
         for kernel_id in kernel_ids:
-            self._known(kernel_id).restart(epoch)
+            driver = self._known(kernel_id)
+            driver.restart(epoch)
+            await driver.save()
 
     async def run_startup(self, kernel_id: KernelId, command: str, timeout_s: float | None) -> None:
         driver = self._known(kernel_id)

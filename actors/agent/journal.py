@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -56,6 +56,8 @@ class KernelRecord:
     status: Status = Status.PREPARING
     epoch: int = 0
     """Of the present life; a restart raises it."""
+    restart_to: int | None = None
+    """The epoch of the next life, once a restart is ordered and until the present life is gone."""
     route_epoch: int = 0
     """Routes of earlier epochs are refused."""
     session_name: str = ""
@@ -77,6 +79,13 @@ class KernelRecord:
     @property
     def has_ended(self) -> bool:
         return self.status is Status.TERMINATED
+
+    def restarted(self, epoch: int) -> KernelRecord:
+        """Return the record of the next life."""
+        restart_to = self.restart_to if (self.restart_to or 0) > epoch else None
+        return replace(
+            self, epoch=epoch, restart_to=restart_to, status=Status.PREPARING, startup=None, container_id="", message=""
+        )
 
     def fact(self, log_tail: bytes = b"") -> KernelFact:
         """Return what the Manager is told."""

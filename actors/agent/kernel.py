@@ -63,8 +63,11 @@ class Workshop:
     """As many kernels are made at the same time."""
     sessions_fd: int
     """The open sessions folder: sockets are reached through it, since their own paths may be too long."""
-    connect: Callable[[Workshop, KernelRecord, Path], KernelLink]
+    connect: ConnectKernel
     """Makes a link to the runner behind a socket (or to the shell, where there is no runner)."""
+
+
+ConnectKernel = Callable[[Workshop, KernelRecord, Path], KernelLink]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +93,6 @@ class KernelDriver:
         self._on_gone = on_gone
         self._wake = asyncio.Event()
         self._container_ended = False
-        self._restart_to: int | None = None
         self._launching: asyncio.Future[str] | None = None
         self._task: asyncio.Task[None] | None = None
         self._oom_kills_told = 0
@@ -123,9 +125,10 @@ class KernelDriver:
 
     def restart(self, epoch: int) -> None:
         """Begin to give the kernel a fresh container."""
-        if epoch > self.record.epoch and self.record.stop is None:
-            self._restart_to = epoch
-            self.record = replace(self.record, route_epoch=max(epoch, self.record.route_epoch))
+        if epoch > self.record.epoch and self.record.stop is None and not self.record.has_ended:
+            # Not RUNNING from here on: whoever asks must not take the old container for the new one.
+            status = Status.PREPARING if self.record.status is Status.RUNNING else self.record.status
+            self.change(status=status, restart_to=epoch, route_epoch=max(epoch, self.record.route_epoch))
             self._wake.set()
 
     def container_ended(self, life: Life) -> None:
@@ -216,15 +219,16 @@ class KernelDriver:
                 return self._ordered()
             except BackendError as error:
                 return self._failed_start(error, was_adopted=found is not None)
-            self._say_running()
-            while not (self._container_ended or self.record.stop or self._restart_to is not None):
+            if self.record.restart_to is None:
+                self._say_running()
+            while not (self._container_ended or self.record.stop or self.record.restart_to is not None):
                 self._wake.clear()
                 await self._wake.wait()
             if self.record.stop:
                 return self._ordered()
-            if self._restart_to is None:
+            if self.record.restart_to is None:
                 return Outcome(reason=Reason.SELF_TERMINATED, by_itself=True)
-            await self._retire(self._restart_to)
+            await self._retire(self.record.restart_to)
             found = None
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
@@ -358,10 +362,9 @@ class KernelDriver:
 
     async def _retire(self, epoch: int) -> None:
         """End the present life and go on to the next one, with the same devices and files."""
-        self._restart_to = None
         await self._clear_away(forced=False)
         self._container_ended = False
-        self.change(epoch=epoch, status=Status.PREPARING, startup=None, container_id="")
+        self.record = self.record.restarted(epoch)
         await self.save()
 
     async def _end(self, outcome: Outcome) -> None:

@@ -65,5 +65,6 @@ def runner_command(
 
 def with_bootstrap(command: list[str], run_dir: str) -> list[str]:
     """Return a command that runs the user's bootstrap script first; a script that fails does not stop the session."""
-    script = f'cd "$HOME"; /bin/sh {run_dir}/{BOOTSTRAP_NAME} || echo "the bootstrap script failed with exit code $?" >&2; exec "$@"'
+    failed = 'echo "the bootstrap script failed with exit code $?" >&2'
+    script = f'cd "$HOME"; /bin/sh {run_dir}/{BOOTSTRAP_NAME} || {failed}; exec "$@"'
     return ["/bin/sh", "-c", script, "sh", *command]

@@ -118,6 +118,7 @@ class _Watcher:
         self._main = 0
         self._status: int | None = None
         self._must_kill = False
+        self._was_told = False
         self._wake_read, wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(wake_write, False)
@@ -162,6 +163,7 @@ class _Watcher:
         self._finish()
 
     def _on_signal(self, number: int, _frame: object) -> None:
+        self._was_told = self._was_told or number != signal.SIGCHLD
         if number == signal.SIGTERM:
             self._ask_to_end()
         elif number == signal.SIGUSR1:
@@ -221,6 +223,7 @@ class _Watcher:
             # The sandbox passes a signal on as 128 + number, as a shell does; so do we where there is none.
             "exit_code": 128 - code if code < 0 else code,
             "oom_kills": oom_kills,
+            "was_told": self._was_told,
             "ended_at": time.time(),
         }
         _write_json(f"{self._folder}/exit.json", facts)

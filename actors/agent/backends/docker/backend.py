@@ -264,7 +264,7 @@ class DockerBackend(ComputeBackend):
         return Ending(
             exit_code=exit_code,
             # An OOM kill of a child leaves the flag set as well, so the exit must fit too.
-            oom_killed=bool(state.get("OOMKilled")) and exit_code in (137, 134, 1),
+            oom_killed=bool(state.get("OOMKilled")) and exit_code == 137,
             message=str(state.get("Error") or ""),
             log=self.log(life, self.settings.agent.log_bytes),
         )

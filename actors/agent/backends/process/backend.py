@@ -243,7 +243,8 @@ class ProcessBackend(ComputeBackend):
         message = facts.get("message", "") if facts else "its supervisor is gone"
         return Ending(
             exit_code=exit_code,
-            oom_killed=bool(facts.get("oom_kills")) and exit_code not in (0, None),
+            # A child's kill counts as well; the kernel's own end must be such a kill, and not ours.
+            oom_killed=bool(facts.get("oom_kills")) and exit_code == 137 and not facts.get("was_told"),
             message=message,
             log=box.read_log(self.settings.agent.log_bytes),
         )
