@@ -138,6 +138,8 @@ class Journal:
         self._unsure.discard(session_id)
         known = self._world.book.live.get(session_id)
         if stored is None or (known is not None and known.version >= stored.version):
+            if known is not None:
+                self._world.drop_tentative_holds(known)
             return
         if known is None and stored.is_terminal:
             return

@@ -118,7 +118,7 @@ class _Lane:
 
     agent_id: AgentId
     waiting: dict[tuple[str, KernelId], Order] = field(default_factory=dict)
-    sending: set[KernelId] = field(default_factory=set)
+    sending: set[tuple[str, KernelId]] = field(default_factory=set)
     taken: dict[tuple[str, KernelId], list[asyncio.Future[None]]] = field(default_factory=dict)
     runner: asyncio.Task[None] | None = None
 
@@ -196,7 +196,7 @@ class Orders:
     def is_sending(self, agent_id: AgentId, kernel_id: KernelId) -> bool:
         """Return whether an order about the kernel is on its way to the agent right now."""
         lane = self._lanes.get(agent_id)
-        return lane is not None and kernel_id in lane.sending
+        return lane is not None and any(key[1] == kernel_id for key in lane.sending)
 
     def destroy_stray(self, agent_id: AgentId, kernel_id: KernelId, reason: Reason) -> None:
         """End a kernel that nobody wants."""
@@ -227,7 +227,7 @@ class Orders:
             AgentUnavailable: it was not within ``timeout_s``; it is tried on.
         """
         lane = self._lanes.get(agent_id)
-        if lane is None or (key not in lane.waiting and key not in lane.taken):
+        if lane is None or (key not in lane.waiting and key not in lane.sending):
             return
         taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         lane.taken.setdefault(key, []).append(taken)
@@ -262,7 +262,7 @@ class Orders:
         failures = 0
         try:
             while batch := self._next_batch(lane):
-                lane.sending = {order.key[1] for order in batch}
+                lane.sending = {order.key for order in batch}
                 try:
                     await asyncio.wait_for(self._send(lane.agent_id, batch), CALL_TIMEOUT_S)
                 except (Unavailable, TimeoutError) as exc:

@@ -111,14 +111,21 @@ class Placing:
             return ()
         try:
             await self._journal.commit(accepted.batch())
+        except BackendError as exc:
+            if exc.details.get("outcome") != "unknown":  # else the journal releases them once it has made sure
+                self._release(accepted)
+            raise
         except BaseException:
-            for kernel_id in accepted.kernels():
-                self._world.ledger.release(kernel_id)
+            self._release(accepted)
             raise
         for before, after, effects in accepted.moves:
             self._journal.take_effect(before, after)
             self._orders.carry_out(after, effects)
         return tuple(after.id for _, after, _ in accepted.moves)
+
+    def _release(self, accepted: _Accepted) -> None:
+        for kernel_id in accepted.kernels():
+            self._world.ledger.release(kernel_id)
 
     async def _preempt(self, preemption: Preemption, pass_id: str) -> Rejection | None:
         """End a session so that another can start; that one is placed by a later pass, once there is room."""

@@ -112,6 +112,12 @@ class World:
             self._note(after, KernelHeld(running_kernel(after, kernel, after.status_at)))
         return bool(old.keys() - new.keys())
 
+    def drop_tentative_holds(self, session: Session) -> None:
+        """Free what was held for a placement that turned out not to be committed."""
+        for kernel in session.kernels:
+            if not holds_devices(kernel):
+                self.ledger.release(kernel.id)
+
     def _remember_failure(self, before: Session | None, after: Session) -> None:
         if before is not None and before.attempt != after.attempt:
             tried = (k.agent_id for k in before.kernels if k.agent_id is not None)
