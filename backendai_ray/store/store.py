@@ -36,21 +36,27 @@ class Store:
     One store writes at a time: opening waits for an earlier holder, and a holder that was pushed aside is refused.
     """
 
-    def __init__(self, location: Location, writer: Writer, engine: Engine, pool_size: int) -> None:
+    def __init__(
+        self, location: Location, writer: Writer, engine: Engine, pool_size: int, answer_timeout_s: float
+    ) -> None:
         self._where = str(location)
         self._writer = writer
         self._engine = engine
         self._readers = ThreadPoolExecutor(pool_size, thread_name_prefix="store-reader")
+        self._answer_timeout_s = answer_timeout_s
         self._is_closed = False
 
     @classmethod
-    async def open(cls, url: str, *, pool_size: int = 4, takeover_wait_s: float = 10.0) -> Store:
+    async def open(
+        cls, url: str, *, pool_size: int = 4, takeover_wait_s: float = 10.0, answer_timeout_s: float = 40.0
+    ) -> Store:
         """Open a store, and bring its schema up to date.
 
         Args:
             url: ``sqlite:///FILE`` or ``postgresql://…``.
             pool_size: How many reads may run at the same time.
             takeover_wait_s: How long to wait for another Manager that is about to leave; a killed one leaves at once.
+            answer_timeout_s: How long a call may take when the database is there and says nothing.
 
         Raises:
             InvalidParameter: the URL is not understood.
@@ -60,7 +66,7 @@ class Store:
         guard = AdvisoryGuard() if location.file is None else FileGuard(location.file)
         writer = Writer(writer_engine(location), guard, str(location), takeover_wait_s)
         await asyncio.to_thread(writer.start)
-        return cls(location, writer, reader_engine(location, pool_size), pool_size)
+        return cls(location, writer, reader_engine(location, pool_size), pool_size, answer_timeout_s)
 
     @property
     def identity(self) -> str:
@@ -70,9 +76,9 @@ class Store:
     async def close(self) -> None:
         """Write what is in line and let go of the database; may be called twice."""
         self._is_closed = True
-        await asyncio.to_thread(self._writer.stop)
-        await asyncio.to_thread(self._readers.shutdown)
-        self._engine.dispose()
+        await asyncio.to_thread(self._writer.stop, self._answer_timeout_s)
+        self._readers.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._engine.dispose)
 
     async def __aenter__(self) -> Store:
         return self
@@ -106,8 +112,14 @@ class Store:
     async def _submit(self, work: Batch | Callable[[Connection], Any]) -> Any:
         ticket = Ticket(work)
         self._writer.submit(ticket)
-        # Shielded: a caller that is cancelled does not cancel what is in line.
-        return await asyncio.shield(asyncio.wrap_future(ticket.done))
+        try:
+            async with asyncio.timeout(self._answer_timeout_s):
+                # Shielded: a caller that is cancelled does not cancel what is in line.
+                return await asyncio.shield(asyncio.wrap_future(ticket.done))
+        except TimeoutError:
+            raise StoreUnavailable(
+                f"{self._where} does not answer; whether the change was saved is not known yet", outcome="unknown"
+            ) from None
 
     # ── questions ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -200,4 +212,8 @@ class Store:
 
         if self._is_closed:
             raise StoreUnavailable("the store is closed")
-        return await asyncio.get_running_loop().run_in_executor(self._readers, ask_and_maybe_again)
+        try:
+            async with asyncio.timeout(self._answer_timeout_s):
+                return await asyncio.get_running_loop().run_in_executor(self._readers, ask_and_maybe_again)
+        except TimeoutError:
+            raise StoreUnavailable(f"{self._where} does not answer") from None

@@ -83,7 +83,7 @@ Index("ix_sessions_created", sessions.c.created_at, sessions.c.id)
 Index("ix_sessions_status", sessions.c.status, sessions.c.created_at, sessions.c.id)
 Index("ix_sessions_owner", sessions.c.access_key, sessions.c.created_at, sessions.c.id)
 Index("ix_sessions_owner_status", sessions.c.access_key, sessions.c.status, sessions.c.created_at, sessions.c.id)
-Index("ix_sessions_owner_name", sessions.c.access_key, sessions.c.name, sessions.c.created_at)
+Index("ix_sessions_owner_name", sessions.c.access_key, sessions.c.name, sessions.c.created_at, sessions.c.id)
 
 kernels = Table(
     "kernels",

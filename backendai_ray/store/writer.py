@@ -99,14 +99,14 @@ class Writer:
                 return
         ticket.done.set_exception(StoreUnavailable("the store is closed"))
 
-    def stop(self) -> None:
-        """Write what is in line, then let go of everything; blocks."""
+    def stop(self, timeout_s: float | None = None) -> None:
+        """Write what is in line, then let go of everything; blocks, but not for longer than told."""
         with self._door:
             if not self._closed:
                 self._closed = True
                 self._queue.put(None)
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(timeout_s)
 
     # ── the thread ─────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -65,6 +65,19 @@ class OwnPostgres:
         os.kill(self._pid, signal.SIGQUIT)
         self._running.close()
 
+    def freeze(self) -> None:
+        """The server and what it runs are there and say nothing."""
+        for pid in self._processes():
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        for pid in self._processes():
+            os.kill(pid, signal.SIGCONT)
+
+    def _processes(self) -> list[int]:
+        children = Path(f"/proc/{self._pid}/task/{self._pid}/children").read_text().split()
+        return [self._pid, *map(int, children)]
+
     def cut_connections(self) -> None:
         """Break every connection but ours."""
         with psycopg.connect(self.url, autocommit=True) as connection:

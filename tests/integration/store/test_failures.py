@@ -126,6 +126,25 @@ async def test_connections_that_are_cut(own_postgres: OwnPostgres) -> None:
         assert len(await store.live_sessions()) == 2
 
 
+@pytest.mark.postgres
+async def test_a_server_that_says_nothing(own_postgres: OwnPostgres) -> None:
+    async with await Store.open(own_postgres.url, answer_timeout_s=0.5) as store:
+        await store.commit(submission(new_session()))
+        own_postgres.freeze()
+        started = time.monotonic()
+        try:
+            with pytest.raises(StoreUnavailable, match="does not answer") as caught:
+                await store.commit(submission(new_session()))
+            assert caught.value.details == {"outcome": "unknown"}
+            with pytest.raises(StoreUnavailable, match="does not answer"):
+                await store.live_sessions()
+        finally:
+            own_postgres.thaw()
+        assert time.monotonic() - started < 5
+        await store.commit(submission(new_session()))
+        assert len(await store.live_sessions()) == 3
+
+
 class _BreakingConnection:
     """A connection whose COMMIT is carried out, or not, and then breaks."""
 

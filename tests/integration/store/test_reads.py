@@ -123,8 +123,12 @@ async def test_listings_use_an_index(tmp_path: Path) -> None:
     assert len(queries) > 12
     for query in queries:
         plan = " / ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}"))
-        scans = [step for step in plan.split(" / ") if step.startswith("SCAN") and "INDEX" not in step and "meta" not in step]
+        scans = [
+            step for step in plan.split(" / ") if step.startswith("SCAN") and "INDEX" not in step and "meta" not in step
+        ]
         assert not scans, (plan, query)
+        if "sessions.name = " in query:
+            assert "_name" in plan, (plan, query)
         # Sorting ids that an index found, or the few rows of one name or of a page, is fine; sorting documents is not.
         if "sessions.document" in query and "TEMP B-TREE" in plan:
             assert "_name" in plan or "sessions.id IN" in query, (plan, query)

@@ -95,7 +95,7 @@ def upgrade() -> None:
         postgresql_where=sa.text("live = 1"),
     )
     op.create_index("ix_sessions_owner", "sessions", ["access_key", "created_at", "id"], unique=False)
-    op.create_index("ix_sessions_owner_name", "sessions", ["access_key", "name", "created_at"], unique=False)
+    op.create_index("ix_sessions_owner_name", "sessions", ["access_key", "name", "created_at", "id"], unique=False)
     op.create_index("ix_sessions_owner_status", "sessions", ["access_key", "status", "created_at", "id"], unique=False)
     op.create_index("ix_sessions_status", "sessions", ["status", "created_at", "id"], unique=False)
     op.create_index(
