@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import socket
 import time
@@ -33,6 +34,11 @@ _BACKLOG = 2048
 _KEEP_ALIVE_S = 75
 _GRACE_S = 5
 _WEBSOCKET_MAX_BYTES = 16 * 2**20
+
+
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """Drop what uvicorn says of a WebSocket that was refused with an HTTP answer, which is no error."""
+    return "without completing handshake" not in record.msg
 
 
 class _Server(uvicorn.Server):
@@ -91,6 +97,9 @@ class FrontDoor:
         api = self._settings.api
         if bool(api.tls_cert) != bool(api.tls_key):
             raise InvalidParameter("api.tls_cert and api.tls_key belong together; set both", field="api.tls_key")
+        logger = logging.getLogger("uvicorn.error")
+        logger.setLevel(logging.WARNING)
+        logger.addFilter(_is_worth_logging)
         listener = await _bound(api.host, self._port)
         self._port = listener.getsockname()[1]
         self._server = _Server(

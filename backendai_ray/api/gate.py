@@ -22,7 +22,7 @@ from backendai_ray.api.auth import Signatures, SignedRequest, parse_credential
 from backendai_ray.api.keypairs import Keypairs
 from backendai_ray.api.problems import problem_body, problem_headers
 from backendai_ray.api.requests import LIMIT_KEY
-from backendai_ray.core.errors import BackendError, InternalError
+from backendai_ray.core.errors import BackendError, BadRequest, InternalError, NotFound
 
 log = structlog.get_logger()
 
@@ -31,6 +31,7 @@ _VERSION_PREFIX = re.compile(r"/v\d{1,2}(?:\.\d{8})?(?=/|$)")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _DEFAULT_CONTENT_TYPE = "application/octet-stream"
+_POLICY_VIOLATION = 1008
 
 
 class Gate:
@@ -109,6 +110,11 @@ class _Exchange:
         self._began = time.monotonic()
 
     async def send(self, message: Message) -> None:
+        if message["type"] == "websocket.close" and not self.status:
+            # Nobody accepted: the framework's word for "no such path" or "a parameter is wrong".
+            is_wrong = message.get("code") == _POLICY_VIOLATION
+            await self.fail(BadRequest() if is_wrong else NotFound(f"there is no WebSocket at {self.scope['path']}"))
+            return
         if message["type"] in ("http.response.start", "websocket.http.response.start"):
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
@@ -123,8 +129,9 @@ class _Exchange:
             await self._send({"type": "websocket.close", "code": 1011, "reason": error.code})
             return
         if self.status:
+            # Without an end to the answer the server closes the connection, and the client sees that it is short.
             log.warning("http.answer_cut_off", error=error.code, message=error.message)
-            raise ConnectionAbortedError(error.code)  # the server closes the connection: the client sees a short answer
+            return
         prefix = "websocket.http.response" if self.scope["type"] == "websocket" else "http.response"
         if prefix not in ("http.response", *self.scope.get("extensions", ())):
             await self._send({"type": "websocket.close", "code": 3000, "reason": error.code})
