@@ -35,8 +35,10 @@ def problems_of(snapshot: Snapshot, plan: Plan, room: Room | None = None) -> tup
         if problem:
             problems.append(f"session {placement.session_id}: {problem}")
         seen.add(placement.session_id)
-    running = {kernel.session_id for kernel in snapshot.running}
-    problems += [f"preemption: {one.victim} is not running" for one in plan.preemptions if one.victim not in running]
+    if plan.preemptions:
+        running = {kernel.session_id for kernel in snapshot.running}
+        victims = [one.victim for one in plan.preemptions if one.victim not in running]
+        problems += [f"preemption: {victim} is not running" for victim in victims]
     for refusal in plan.refusals:
         if refusal.session_id in seen or refusal.session_id not in pending:
             problems.append(f"session {refusal.session_id}: refused, but placed or refused before, or not waiting")

@@ -48,9 +48,15 @@ class DeviceTable:
     def devices(self) -> tuple[Device, ...]:
         """Return the rows."""
         return tuple(
-            Device(slot, device, int(capacity), None if numa < 0 else int(numa), model, attributes)
+            Device(slot, device, capacity, None if numa < 0 else numa, model, attributes)
             for slot, device, capacity, numa, model, attributes in zip(
-                self.slot, self.id, self.capacity, self.numa_node, self.model, self.attributes, strict=True
+                self.slot,
+                self.id,
+                self.capacity.tolist(),
+                self.numa_node.tolist(),
+                self.model,
+                self.attributes,
+                strict=True,
             )
         )
 
