@@ -107,7 +107,7 @@ class Missing:
 
 
 def judge_missing(
-    session: Session, agent_id: AgentId, before: Mapping[KernelId, tuple[int, Status]], there: Iterable[KernelId]
+    session: Session, agent_id: AgentId, before: Mapping[KernelId, tuple[int, Status]], there: Iterable[KernelFact]
 ) -> Missing:
     """Judge a session's kernels that a node does not have.
 
@@ -115,18 +115,21 @@ def judge_missing(
         session: The newest record.
         agent_id: The node.
         before: Attempt and status of kernels when the node was asked; what was placed since is not judged.
-        there: What the node has.
+        there: What the node has. A kernel that ended in an earlier attempt is not there in this one.
     """
-    present = set(there)
+    current = {fact.kernel_id for fact in there if fact.attempt == session.attempt}
+    alive = {fact.kernel_id for fact in there if fact.status not in TERMINAL}
     create: list[KernelId] = []
     lost: list[KernelId] = []
     gone: list[KernelId] = []
     for kernel in session.kernels:
         known = before.get(kernel.id)
-        if kernel.agent_id != agent_id or kernel.id in present or known is None or known[0] != session.attempt:
+        if kernel.agent_id != agent_id or kernel.id in current or known is None or known[0] != session.attempt:
             continue
         if kernel.status in STARTING:
             create.append(kernel.id)
+        elif kernel.id in alive:
+            continue  # the order to end it is given again
         elif kernel.status in (Status.RUNNING, Status.RESTARTING) and known[1] in (Status.RUNNING, Status.RESTARTING):
             lost.append(kernel.id)
         elif kernel.status is Status.TERMINATING and known[1] is Status.TERMINATING:

@@ -179,11 +179,10 @@ class Reconciler:
         *,
         redrive: bool,
     ) -> None:
-        there = {fact.kernel_id for fact in inspection.kernels}
         now = self._clock()
         jobs = []
         for session in self._world.book.on_agent(agent_id):
-            missing = judge_missing(session, agent_id, before, there)
+            missing = judge_missing(session, agent_id, before, inspection.kernels)
             self._orders.create(session, set(missing.create))
             if redrive or session.status in (Status.TERMINATING, Status.RESTARTING):
                 self._orders.redrive(session)
