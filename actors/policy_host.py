@@ -101,7 +101,7 @@ class PolicyHost:
         """
         async with self._lock:
             wanted = _Configuration(policy, selection, dict(options))
-            if wanted == self._wanted and self._policy is not None:
+            if wanted == self._wanted and self._usable:
                 return
             self._wanted = wanted
             self._quarantined_until = 0.0

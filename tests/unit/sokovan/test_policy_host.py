@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -202,6 +203,7 @@ async def test_a_policy_that_hangs_is_stopped_and_put_in_quarantine(manager: Fak
     assert placed(plan) == ["s0"]
     assert "did not answer within 0.2 s" in plan.warning
     clock.now = 59.0
+    await host.configure("custom", "concentrated", {})
     assert (await decide(host, manager)).warning == plan.warning
     assert len(began) == 1, "it was not asked again"
     await asyncio.to_thread(wait_until, lambda: ended, story="the thread was not stopped")
@@ -242,6 +244,13 @@ async def test_nonsense_explanations_are_replaced(manager: FakeManager) -> None:
     assert isinstance(outcome, Refusal)
     assert outcome.message.startswith("needs cpu 8, mem 1g; the largest node n0 is short by cpu 4 even when empty")
     assert "it explained with str" in outcome.message
+
+
+async def test_plans_and_explanations_survive_the_trip_between_actors(manager: FakeManager) -> None:
+    host = host_with()
+    plan = await decide(host, manager)
+    outcome = await host.explain(SessionId("s1"), 0.0)
+    assert pickle.loads(pickle.dumps((plan, outcome))) == (plan, outcome)
 
 
 async def test_explaining_what_does_not_wait(manager: FakeManager) -> None:
