@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import docker
 import pytest
@@ -15,29 +14,11 @@ from actors.agent.backends.box.cgroups import groups_named
 from actors.agent.backends.docker import DockerBackend
 from actors.agent.backends.process import ProcessBackend
 from actors.agent.testing.backend_conformance import BackendConformance, Lives
-from backendai_ray.config import Settings, load_settings
+from backendai_ray.config import Settings
 from backendai_ray.core.ids import AgentId
 from tests.support.requirements import missing
 
 MakeBackend = Callable[[], ComputeBackend]
-
-
-@pytest.fixture(scope="session")
-def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images are probed and the runner is laid out once for all tests."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def settings(tmp_path: Path, cache_dir: Path) -> Settings:
-    (tmp_path / "cache").symlink_to(cache_dir)
-    (tmp_path / "sessions").mkdir()
-    return load_settings(data_dir=tmp_path)
-
-
-@pytest.fixture
-def agent_id() -> AgentId:
-    return AgentId(f"test-{uuid.uuid4().hex[:12]}")
 
 
 @pytest.mark.docker
@@ -69,10 +50,10 @@ class TestProcess(BackendConformance):
     shares_network_with_host = True
 
     @pytest.fixture
-    def make_backend(self, settings: Settings, agent_id: AgentId) -> Iterator[MakeBackend]:
+    def make_backend(self, settings: Settings, agent_id: AgentId) -> MakeBackend:
         if os.geteuid() != 0:
             missing("the process backend can only isolate kernels fully as root")
-        yield lambda: ProcessBackend(settings, agent_id)
+        return lambda: ProcessBackend(settings, agent_id)
 
     async def test_control_groups_go_with_the_kernel(self, lives: Lives) -> None:
         launch = lives.start()
