@@ -37,14 +37,16 @@ class FakeCluster:
         settings: Settings | None = None,
         store: MemoryStore | None = None,
         open_store: OpenStore | None = None,
+        first_id: int = 1,
     ) -> None:
+        """Put it together; clusters that share a store in turn need ids of their own (``first_id``)."""
         self.clock = ManualClock()
         self.store = store or MemoryStore()
         self.sokovan = FakeSokovan()
         self.agents = {agent.agent_id: agent for agent in agents}
         self.settings = settings or Settings()
         self._open_store = open_store or self._memory_store
-        self._ids = count(1)
+        self._ids = count(first_id)
         for agent in agents:
             agent.tell = partial(self.tell, agent)
         self.manager = self._new_manager()
