@@ -84,7 +84,18 @@ class RunnerLink:
         return self._wire.lost is None
 
     async def connect(self, timeout_s: float) -> RunnerInfo:
-        """Wait for the runner and shake hands with it."""
+        """Wait for the runner and shake hands with it.
+
+        A runner whose program keeps the interpreter to itself (C code that never lets go) cannot answer before that
+        program does; a link that could not connect is closed, make another one to try again.
+        """
+        try:
+            return await self._greet(timeout_s)
+        except BaseException:
+            self.close()
+            raise
+
+    async def _greet(self, timeout_s: float) -> RunnerInfo:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         await self._wire.open(deadline)
@@ -255,16 +266,19 @@ def _lines(frame: bytes) -> list[str]:
 
 
 def _run_output(run_id: str, frames: list[bytes]) -> RunOutput:
-    status_name, exit_code, seq, password, kinds = frames[0].decode().split(" ")
-    status = RunStatus(status_name)
-    return RunOutput(
-        run_id=run_id,
-        status=status,
-        console=_console(kinds, frames[1:]),
-        seq=int(seq),
-        exit_code=None if exit_code == "-" else int(exit_code),
-        options={"is_password": password == "1"} if status is RunStatus.WAITING_INPUT else {},
-    )
+    try:
+        status_name, exit_code, seq, password, kinds = frames[0].decode().split(" ")
+        status = RunStatus(status_name)
+        return RunOutput(
+            run_id=run_id,
+            status=status,
+            console=_console(kinds, frames[1:]),
+            seq=int(seq),
+            exit_code=None if exit_code == "-" else int(exit_code),
+            options={"is_password": password == "1"} if status is RunStatus.WAITING_INPUT else {},
+        )
+    except (ValueError, IndexError) as error:
+        raise InternalError(f"the runner's answer cannot be understood: {error}") from error
 
 
 def _console(kinds: str, chunks: list[bytes]) -> tuple[ConsoleRecord, ...]:

@@ -7,6 +7,7 @@ descriptor receives everything and resolves the future that waits for it.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from backendai_ray.core.errors import (
 MAX_SOCKET_PATH_BYTES = 107
 ANSWER_TIMEOUT_S = 10.0
 MAX_MESSAGES_A_TURN = 64
+MAX_FRAME_BYTES = 1 << 26
 
 _ERRORS: dict[str, type[BackendError]] = {
     "bad-request": InvalidParameter,
@@ -87,11 +89,12 @@ class RunnerWire:
 
     def _connect(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+        socket: zmq.Socket[bytes] = _context().socket(zmq.DEALER)
         self._socket = socket
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.SNDHWM, 0)
-        socket.setsockopt(zmq.RCVHWM, 0)
+        # Whoever is root in a container can replace the runner: what it sends must not fill the agent's memory.
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
         socket.setsockopt(zmq.RECONNECT_IVL, 1)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 20)
         self._monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
@@ -175,6 +178,14 @@ class RunnerWire:
             if event["event"] == zmq.EVENT_DISCONNECTED:
                 self._on_readable()  # answers that arrived before the end still count
                 self.close("the kernel's runner has ended")
+
+
+@functools.cache
+def _context() -> zmq.Context[zmq.Socket[bytes]]:
+    """One context for all links of this process, without the default limit of some 500 of them."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    context.set(zmq.MAX_SOCKETS, context.get(zmq.SOCKET_LIMIT))
+    return context
 
 
 def _exists(path: Path) -> bool:

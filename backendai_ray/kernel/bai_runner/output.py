@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from _thread import allocate_lock, get_ident
+from _thread import RLock, allocate_lock, get_ident
 from codecs import getincrementaldecoder
 from time import monotonic
 
@@ -33,10 +33,15 @@ class Sink:
 
     In the main thread an interrupt must not break the buffers: while ``guard`` is not zero the signal handler
     sets ``interrupted`` only, and the write raises when it is done.
+
+    A finalizer or a signal handler of user code may run, and print, at any moment in a thread that holds the lock:
+    the lock knows its owner, and such output is put off until the lock is free.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        self.lock = allocate_lock()
+        self.lock: Any = RLock()
+        self.service_thread = 0
+        self._put_off: list[tuple[str, str]] = []
         self.background = RunBuffer(BACKGROUND_LIMIT)
         self.run: Run | None = None
         self.buffer = self.background
@@ -81,10 +86,17 @@ class Sink:
 
     def put(self, kind: str, text: str) -> None:
         """Append one piece that is kept whole."""
+        if self.lock._is_owned():
+            self._put_off.append((kind, text))
+            return
         with self.lock:
             if self.run is not None and self.run.log is not None:
                 self.run.log.write(text)
             while not self.buffer.offer(kind, text):
+                if get_ident() == self.service_thread:
+                    # A finalizer that ran there prints: it must not wait for what only this thread can do.
+                    self.buffer.force(kind, text)
+                    break
                 if self.interrupted or not self._reader_present():
                     self.buffer.drop(kind, text)
                     break
@@ -93,6 +105,8 @@ class Sink:
             self.reader_waits = False
         if wake:
             self._wake()
+        while self._put_off:
+            self.put(*self._put_off.pop(0))
 
     def put_captured(self, kind: str, text: str) -> None:
         """Append what has been read from a pipe already, without waiting: drop it only if nobody reads."""
@@ -138,7 +152,7 @@ class Sink:
     def become_child(self) -> None:
         """In a forked child: write to the descriptors (our parent captures them), not to memory."""
         self.in_child = True
-        self.lock = allocate_lock()
+        self.lock = RLock()
 
     # -- the active run ---------------------------------------------------------------------------------------
 
@@ -201,11 +215,13 @@ class CapturedPipe:
         os.dup2(self.write_end, fd)
         self._ioctl = fcntl.ioctl
         self._sink = sink
-        self._lock = allocate_lock()
+        self._lock: Any = RLock()
         self._decoder = getincrementaldecoder("utf-8")("replace")
 
     def drain(self, final: bool = False) -> None:
         """Take in all that is in the pipe at this moment."""
+        if self._lock._is_owned():
+            return  # a finalizer prints while we are here already
         with self._lock:
             waiting = int.from_bytes(self._ioctl(self.read_end, _FIONREAD, b"\0\0\0\0"), "little")
             if waiting or final:

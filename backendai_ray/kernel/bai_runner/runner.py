@@ -62,6 +62,9 @@ class Runner:
 
     def run(self) -> None:
         """Serve and execute until shut down."""
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
         for pipe in self.sink.capture():
             self.server.watch(pipe.read_end, lambda pipe=pipe: self._read_pipe(pipe))  # type: ignore[misc]
         sys.stdout = OutputStream(self.sink, STDOUT, 1, "<stdout>")
@@ -170,6 +173,7 @@ class Runner:
             run = self.table.active
             if run is None or (run_id and run.id != run_id):
                 return False
+            run.waiting_input = False
             instead = run.interrupt
             self.sink.free_room()
         if instead is not None:

@@ -7,7 +7,8 @@ interrupted and asked for its output.
 from __future__ import annotations
 
 import os
-from time import monotonic
+from _thread import get_ident
+from time import monotonic, sleep
 
 from . import slimzmq
 from .records import STEP
@@ -21,6 +22,7 @@ FLUSH_BYTES = 1 << 18
 """This much output is answered at once."""
 MAX_REQUESTS_A_TURN = 64
 PAUSED_RETRY_S = 0.02
+ERROR_PAUSE_S = 0.05
 
 MYPY = False
 if MYPY:
@@ -113,11 +115,13 @@ class Server:
         """Answer until stopped. Errors of one turn are reported and the next turn begins."""
         self._runner = runner
         self._requests = requests
+        runner.sink.service_thread = get_ident()
         while not self._stopping:
             try:
                 self._turn()
             except Exception as error:
                 runner.report("runner.service_error", error)
+                sleep(ERROR_PAUSE_S)
         self._socket.close()
         self._context.term()
 

@@ -21,7 +21,7 @@ from backendai_ray.core.execution import ExecMode, RunOutput, RunStatus
 from backendai_ray.kernel.bundle import pyzmq_for, runner_bundle
 
 TOKEN = "a-token-of-this-test"
-PATIENCE_S = 20.0
+PATIENCE_S = 40.0
 MARK = "KERNEL_OF_THIS_TEST"
 
 

@@ -8,7 +8,7 @@ from actors.agent.runner_link import RunnerLink
 from backendai_ray.core.errors import KernelUnreachable
 from backendai_ray.core.execution import ExecMode
 
-from .conftest import Kernel, run, until_output
+from .conftest import PATIENCE_S, Kernel, run, until_output
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ async def test_the_end_of_the_runner_is_noticed_even_if_a_forked_child_lives_on(
         await link.run("dead", ExecMode.QUERY, "os._exit(5)", wait_s=15)
     assert not link.alive
     assert kernel.process is not None
-    assert kernel.process.wait(10) == 5
+    assert kernel.process.wait(PATIENCE_S) == 5
 
 
 async def test_output_of_threads_between_runs_opens_the_next_run(link: RunnerLink) -> None:
@@ -115,5 +115,34 @@ async def test_a_wrong_token_is_refused(kernel: Kernel) -> None:
 async def test_the_runner_answers_while_c_code_holds_the_main_thread(link: RunnerLink) -> None:
     await link.execute("busy", ExecMode.QUERY, "import time\nprint('on')\ntime.sleep(30)")
     await until_output(link, "busy", "on")
-    assert (await link.status(timeout_s=2)).active_run == "busy"
+    assert (await link.status(timeout_s=PATIENCE_S)).active_run == "busy"
     assert await link.interrupt("busy")
+
+
+async def test_finalizers_and_signal_handlers_may_print_at_any_moment(link: RunnerLink) -> None:
+    """They run in whatever the main thread or the service thread is doing, the sink's own code included."""
+    code = (
+        "import gc, signal, sys\n"
+        "class Loud:\n    def __init__(self): self.me = self\n"
+        "    def __del__(self): print('.' * 300, file=sys.stderr)\n"
+        "gc.set_threshold(20, 1, 1)\n"
+        "_ = signal.signal(signal.SIGALRM, lambda *_: print('!', file=sys.stderr))\n"
+        "_ = signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)\n"
+        "for i in range(20000):\n    Loud()\n    print(i)\n"
+        "_ = signal.setitimer(signal.ITIMER_REAL, 0)\ngc.set_threshold(700, 10, 10)"
+    )
+    story = await run(link, code)
+    assert story.exit_code == 0
+    assert story.text() == "".join(f"{i}\n" for i in range(20000))
+    assert "!" in story.text("stderr")
+
+
+async def test_user_code_may_use_its_own_zmq(link: RunnerLink) -> None:
+    code = (
+        "import zmq, zmq.asyncio\ncontext = zmq.Context()\na, b = context.socket(zmq.PAIR), context.socket(zmq.PAIR)\n"
+        "port = a.bind_to_random_port('tcp://127.0.0.1')\nb.connect('tcp://127.0.0.1:%d' % port)\nb.send(b'hi')\n"
+        "print(a.recv())\ntry: a.recv(zmq.NOBLOCK)\nexcept zmq.Again: print('again')\n"
+        "context.destroy(0)"
+    )
+    story = await run(link, code)
+    assert (story.text(), story.exit_code) == ("b'hi'\nagain\n", 0), story.records

@@ -15,7 +15,7 @@ from backendai_ray.core.errors import Conflict, InvalidParameter, KernelBusy, Ke
 from backendai_ray.core.execution import ExecMode, RunStatus
 from tests.support.waiting import wait_until
 
-from .conftest import Kernel, KernelFactory, Story, attach, follow, run, until_output
+from .conftest import PATIENCE_S, Kernel, KernelFactory, Story, attach, follow, run, until_output
 
 INTERRUPTED = 130
 
@@ -100,7 +100,7 @@ async def test_a_poll_answers_after_its_wait(link: RunnerLink) -> None:
     await link.execute("quiet2", ExecMode.QUERY, "import time\ntime.sleep(30)")
     started = time.monotonic()
     assert (await link.poll("quiet2", wait_s=0.2)).status is RunStatus.CONTINUED
-    assert 0.15 < time.monotonic() - started < 2.0
+    assert 0.15 < time.monotonic() - started < PATIENCE_S
     await link.interrupt()
 
 
@@ -160,7 +160,7 @@ async def test_a_flood_of_a_subprocess_with_a_reader_loses_nothing(start_kernel:
 async def test_a_flood_without_a_reader_is_cut_marked_and_runs_on(start_kernel: KernelFactory) -> None:
     kernel = start_kernel(buffer_bytes=1 << 20)
     link = await kernel.link()
-    code = "for i in range(200000): print('%099d' % i)\nopen('ended', 'w').close()\ninput('more?')\nprint('after')"
+    code = "for i in range(200000): print('%099d' % i)\nopen('ended', 'w').close()\ninput()\nprint('after')"
     await link.execute("flood", ExecMode.QUERY, code)
     wait_until((kernel.workdir / "ended").exists, timeout_s=30, story="the program should run on without a reader")
     assert resident_bytes(kernel.pid) < 120 << 20
@@ -170,7 +170,7 @@ async def test_a_flood_without_a_reader_is_cut_marked_and_runs_on(start_kernel: 
     assert len(head) > 1_000_000
     assert head.splitlines()[0] == "0" * 99
     assert marker
-    assert len(head) + int(cut) == 200000 * 100 + len("more?")
+    assert len(head) + int(cut) == 200000 * 100
     assert rest == " ...]\nafter\n"
 
 
@@ -214,7 +214,7 @@ async def test_the_death_of_the_runner_fails_a_waiting_poll_at_once(kernel: Kern
     os.kill(kernel.pid, signal.SIGKILL)
     with pytest.raises(KernelUnreachable, match="has ended"):
         await poll
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 20.0
     assert not link.alive
 
 
@@ -222,6 +222,12 @@ async def test_nobody_there_is_told_in_time(tmp_path: Path) -> None:
     link = RunnerLink(tmp_path / "no.sock", token="x")
     with pytest.raises(KernelUnreachable):
         await link.connect(0.1)
+
+
+async def test_one_process_may_have_very_many_links(kernel: Kernel) -> None:
+    links = [await kernel.link() for _ in range(600)]
+    assert (await links[0].status()).active_run is None
+    assert (await links[-1].status()).active_run is None
 
 
 async def test_a_stopped_runner_is_told_in_time(kernel: Kernel, link: RunnerLink) -> None:
@@ -245,12 +251,12 @@ async def test_shutdown_ends_the_process_whatever_it_does(kernel: Kernel, link: 
     )
     await link.shutdown()
     assert kernel.process is not None
-    assert kernel.process.wait(10) == 0
+    assert kernel.process.wait(PATIENCE_S) == 0
     assert (kernel.workdir / "left").exists()
 
 
 async def until_waiting(link: RunnerLink, run_id: str) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while (await link.poll(run_id, after_seq=0)).status is not RunStatus.WAITING_INPUT:
         assert time.monotonic() < deadline, "it does not ask for input"
 

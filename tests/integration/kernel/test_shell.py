@@ -58,7 +58,7 @@ async def test_an_interrupt_leaves_the_cell_at_every_level(link: RunnerLink, cod
     started = time.monotonic()
     assert await link.interrupt("target")
     story = await attach(link, "target")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     assert story.exit_code == 130
     assert story.text() == "on\n"
     assert (await run(link, "echo $X")).text() == "kept\n"

@@ -13,12 +13,12 @@ from actors.agent.runner_link import PtyOutput, RunnerLink
 from backendai_ray.core.errors import InvalidParameter, KernelBusy, RunNotFound
 from tests.support.waiting import wait_until
 
-from .conftest import Kernel
+from .conftest import PATIENCE_S, Kernel
 
 
 async def read_until(link: RunnerLink, name: str, text: bytes, after: int = 0) -> tuple[bytes, PtyOutput]:
     data = b""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         output = await link.pty_read(name, after=after, wait_s=1.0)
         data, after = data + output.data, output.offset
@@ -78,9 +78,9 @@ async def test_close_ends_every_process_of_the_terminal(kernel: Kernel, link: Ru
     await link.open_pty("t")
     mark = f"{os.getpid()}.25"
     await link.pty_write("t", f"trap '' HUP; (trap '' HUP; sleep 3{mark}) & sleep 4{mark}\n".encode())
-    wait_until(lambda: len(sleeping(mark)) == 2, story="two sleeps should run")
+    wait_until(lambda: len(sleeping(mark)) == 2, timeout_s=PATIENCE_S, story="two sleeps should run")
     await link.pty_close("t")
-    wait_until(lambda: not sleeping(mark), story="both should be killed")
+    wait_until(lambda: not sleeping(mark), timeout_s=PATIENCE_S, story="both should be killed")
     with pytest.raises(RunNotFound):
         await link.pty_read("t")
     await link.pty_close("t")
