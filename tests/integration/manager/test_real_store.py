@@ -129,7 +129,8 @@ _SUBMITS_FOR_EVER = textwrap.dedent(
     async def main() -> None:
         agent = FakeAgent("a1", cores=64)
         agent.is_quick = True
-        cluster = await FakeCluster(agent, open_store=partial(Store.open, sys.argv[1]), first_id=os.getpid() << 20).start()
+        open_store = partial(Store.open, sys.argv[1])
+        cluster = await FakeCluster(agent, open_store=open_store, first_id=os.getpid() << 20).start()
         number = 0
         while True:
             one = await cluster.submit(f"s{os.getpid()}-{number}", key=f"k{os.getpid()}-{number}")

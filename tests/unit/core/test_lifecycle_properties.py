@@ -158,7 +158,7 @@ def check_move(before: Session, outcome: Step) -> None:
 
 
 @given(sessions, st.data())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_events_in_any_order(session: Session, data: st.DataObject) -> None:
     holdings = Holdings()
     told: list[Event] = []
@@ -174,7 +174,7 @@ def test_any_events_in_any_order(session: Session, data: st.DataObject) -> None:
 
 
 @given(sessions, st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_saying_it_twice_is_saying_it_once(session: Session, data: st.DataObject) -> None:
     """Facts and deadlines may come twice: the second time nothing changes, and only orders may be repeated."""
     for now in range(2, 14):
@@ -190,7 +190,7 @@ def test_saying_it_twice_is_saying_it_once(session: Session, data: st.DataObject
 
 
 @given(sessions, st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_from_anywhere_the_end_is_near(session: Session, data: st.DataObject) -> None:
     """Whatever happened: once asked to end, a session is over as soon as every kernel is told as ended."""
     for now in range(2, 2 + data.draw(st.integers(0, 12))):
