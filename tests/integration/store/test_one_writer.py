@@ -53,7 +53,7 @@ async def test_all_that_was_acknowledged_survives_a_kill(store_url: str) -> None
         events = await store.outbox(limit=100_000)
         assert [event.number for event in events] == list(range(1, len(stored) + 1))
         await store.commit(submission(new_session()))
-    assert took_over_s < 1
+    assert took_over_s < 2  # 0.03 s on an idle machine
 
 
 async def test_a_second_manager_waits_and_then_gives_up(store_url: str) -> None:
