@@ -16,10 +16,63 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final, assert_never
 
-from .devices import Allocation
+from .effects import (
+    CreateKernels,
+    Dequeue,
+    DestroyKernels,
+    Effect,
+    Enqueue,
+    ReleaseDevices,
+    RestartKernels,
+    RunStartup,
+    UpdateRoute,
+)
 from .errors import InvalidTransition
+from .events import (
+    AgentLost,
+    DeadlineExpired,
+    Event,
+    KernelEnded,
+    KernelProgressed,
+    KernelStarted,
+    Placed,
+    Renamed,
+    RestartRequested,
+    StartupFinished,
+    TerminateRequested,
+)
 from .ids import AgentId, KernelId, SessionId
 from .sessions import STARTING, TERMINAL, Kernel, Reason, Session, SessionResult, SessionType, Status
+
+__all__ = [
+    "MAX_ATTEMPTS",
+    "OWNERS",
+    "TRANSITIONS",
+    "AgentLost",
+    "CreateKernels",
+    "DeadlineExpired",
+    "Deadlines",
+    "Dequeue",
+    "DestroyKernels",
+    "Effect",
+    "Enqueue",
+    "Event",
+    "KernelEnded",
+    "KernelProgressed",
+    "KernelStarted",
+    "Placed",
+    "ReleaseDevices",
+    "Renamed",
+    "RestartKernels",
+    "RestartRequested",
+    "RunStartup",
+    "StartupFinished",
+    "StatusChange",
+    "Step",
+    "TerminateRequested",
+    "UpdateRoute",
+    "step",
+]
 
 MAX_ATTEMPTS: Final = 3
 """Placements of one session before a failed start is final."""
@@ -84,168 +137,6 @@ class Deadlines:
         if session.status is Status.PENDING and session.spec.starts_at is not None:
             since = max(since, session.spec.starts_at)  # waiting for one's own start time is not waiting for a place
         return since + limit
-
-
-# ── events ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Event:
-    cause: str
-    """What started this (a request id, a pass number); copied onto every change and log line."""
-    now: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placed(_Event):
-    """The scheduler found a place for every kernel."""
-
-    where: Mapping[KernelId, tuple[AgentId, Allocation]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KernelProgressed(_Event):
-    """An agent is working on a kernel: PREPARING, PULLING or CREATING."""
-
-    kernel_id: KernelId
-    attempt: int
-    status: Status
-    message: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KernelStarted(_Event):
-    """A kernel's runner answers (or its container runs, where there is no runner)."""
-
-    kernel_id: KernelId
-    attempt: int
-    container_id: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KernelEnded(_Event):
-    """A kernel is gone and holds nothing on its node any more, whatever the cause."""
-
-    kernel_id: KernelId
-    attempt: int
-    reason: Reason
-    message: str = ""
-    exit_code: int | None = None
-    retryable: bool = False
-    """Of a failed start: whether another try may do better."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartupFinished(_Event):
-    """A batch session's startup command is done."""
-
-    exit_code: int
-    timed_out: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TerminateRequested(_Event):
-    """Somebody wants the session to end."""
-
-    reason: Reason = Reason.USER_REQUESTED
-    message: str = ""
-    forced: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestartRequested(_Event):
-    """The user wants fresh containers at the same place, with the same files."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Renamed(_Event):
-    """The session has another name from now on."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentLost(_Event):
-    """A node has been away for longer than it may."""
-
-    agent_id: AgentId
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadlineExpired(_Event):
-    """The state that was entered at ``status_at`` has lasted too long, and the agents know no better."""
-
-    status: Status
-    status_at: float
-
-
-Event = (
-    Placed
-    | KernelProgressed
-    | KernelStarted
-    | KernelEnded
-    | StartupFinished
-    | TerminateRequested
-    | RestartRequested
-    | Renamed
-    | AgentLost
-    | DeadlineExpired
-)
-
-
-# ── effects ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class CreateKernels:
-    """Ask the agents to make all kernels that are placed."""
-
-
-@dataclass(frozen=True, slots=True)
-class DestroyKernels:
-    """Ask the agents to end these kernels and to say so when nothing of them is left."""
-
-    kernels: tuple[tuple[KernelId, AgentId], ...]
-    reason: Reason
-    forced: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RestartKernels:
-    """Ask the agents for fresh containers of these kernels."""
-
-    kernels: tuple[tuple[KernelId, AgentId], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ReleaseDevices:
-    """What this kernel held is free; the scheduler should know."""
-
-    kernel_id: KernelId
-    agent_id: AgentId
-
-
-@dataclass(frozen=True, slots=True)
-class Enqueue:
-    """The session waits for a place (again)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dequeue:
-    """The session does not wait any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunStartup:
-    """Start the session's startup command in its main kernel."""
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateRoute:
-    """Tell the main kernel's agent the session's new name and epoch before anyone hears of success."""
-
-
-Effect = CreateKernels | DestroyKernels | RestartKernels | ReleaseDevices | Enqueue | Dequeue | RunStartup | UpdateRoute
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
