@@ -14,6 +14,7 @@ BENCHES = {
     "execute": "one execute round trip and the flow of output, against jupyter_client and ipykernel",
     "submit": "what the control plane adds to a start, and no-op batch sessions per second",
     "recover": "time to schedule again after a kill -9, and what was lost or leaked",
+    "store": "durable commits per second, against a bare INSERT and COMMIT loop",
     "idle": "memory and CPU of an idle cluster, against Ray alone with as many empty actors",
 }
 
