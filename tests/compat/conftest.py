@@ -1,13 +1,13 @@
 """The official client, in a virtual environment of its own, against a front door.
 
-Every test runs twice: against a front door over fakes, and against a running cluster. The client is installed from the
-package registry once per machine; where it cannot be, the tests are skipped and the summary says so. To use one that is
-installed already: ``BAI_OFFICIAL_CLIENT=/path/to/venv``.
+``BAI_COMPAT`` says against which server: ``fakes`` (default), ``cluster``, or ``fakes,cluster``. The client is installed
+from the package registry once per machine. To use one that is installed already: ``BAI_OFFICIAL_CLIENT=/path/to/venv``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -25,6 +25,7 @@ from actors.front_door import FrontDoor
 from backendai_ray.config import load_settings
 from tests.support.api_fakes import ADMIN, FakeCluster
 from tests.support.requirements import missing
+from tests.support.waiting import wait_until
 
 PINS = ("backend-ai-client==23.9.10", "yarl==1.9.4")
 _COMMAND_TIMEOUT_S = 90
@@ -99,64 +100,103 @@ def fake_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def fork_server(official_venv: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    """A process that has imported the official client."""
+    process = subprocess.Popen(
+        [str(official_venv / "bin" / "python"), str(Path(__file__).with_name("fork_server.py"))],
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path_factory.mktemp("home")), "PYTHONIOENCODING": "utf-8"},
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == "ready"
+    yield process
+    process.stdin.close()
+    process.wait(10)
+    process.stdout.close()
+
+
+@dataclass
+class Command:
+    """A command of the official client that was started."""
+
+    output: Path
+    status: Path
+
+    def finish(self) -> tuple[int, str]:
+        """Wait for its end and return its exit status and what it printed."""
+        wait_until(self.status.exists, timeout_s=_COMMAND_TIMEOUT_S, story=self.printed)
+        return int(self.status.read_text()), self.printed()
+
+    def printed(self) -> str:
+        return self.output.read_text() if self.output.exists() else ""
+
+
 @dataclass
 class Official:
     """The official client, pointed at a server."""
 
-    venv: Path
+    server: subprocess.Popen[str]
     environment: Mapping[str, str]
     home: Path
 
-    def popen(self, *arguments: str, **changed: str) -> subprocess.Popen[str]:
-        """Start a command of the CLI."""
-        return subprocess.Popen(
-            [str(self.venv / "bin" / "backend.ai"), *arguments],
-            env=self._env(changed),
-            cwd=self.home,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+    def start(self, *argv: str, stdin: str = "", code: str | None = None, **changed: str) -> Command:
+        """Start a command of the CLI, or Python code in the client's environment."""
+        place = self.home / ".commands" / token_hex(4)
+        place.mkdir(parents=True)
+        (place / "stdin").write_text(stdin)
+        command = Command(place / "output", place / "status")
+        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+        order = {
+            "env": {**kept, "HOME": str(self.home), **self.environment, **changed},
+            "cwd": str(self.home),
+            "stdin": str(place / "stdin"),
+            "output": str(command.output),
+            "status": str(command.status),
+            **({"argv": argv} if code is None else {"code": code}),
+        }
+        assert self.server.stdin is not None
+        self.server.stdin.write(json.dumps(order) + "\n")
+        self.server.stdin.flush()
+        return command
 
-    def fail(self, *arguments: str, **changed: str) -> str:
-        """Run a command that must fail, and return what it printed."""
-        process = self.popen(*arguments, **changed)
-        output, _ = process.communicate(timeout=_COMMAND_TIMEOUT_S)
-        assert process.returncode, output
+    def __call__(self, *argv: str, stdin: str = "") -> str:
+        """Run a command of the CLI and return what it printed."""
+        status, output = self.start(*argv, stdin=stdin).finish()
+        assert status == 0, output
         return output
 
-    def __call__(self, *arguments: str, stdin: str = "") -> str:
-        """Run a command of the CLI and return what it printed."""
-        process = self.popen(*arguments)
-        output, _ = process.communicate(stdin, timeout=_COMMAND_TIMEOUT_S)
-        assert process.returncode == 0, output
+    def fail(self, *argv: str, **changed: str) -> str:
+        """Run a command that must fail, and return what it printed."""
+        status, output = self.start(*argv, **changed).finish()
+        assert status, output
         return output
 
     def python(self, code: str) -> str:
         """Run Python code in the client's environment and return what it printed."""
-        process = subprocess.run(
-            [str(self.venv / "bin" / "python"), "-c", code],
-            env=self._env({}),
-            cwd=self.home,
-            text=True,
-            capture_output=True,
-            timeout=_COMMAND_TIMEOUT_S,
-            check=False,
-        )
-        assert process.returncode == 0, process.stderr
-        return process.stdout
-
-    def _env(self, changed: Mapping[str, str]) -> dict[str, str]:
-        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-        return {**kept, "HOME": str(self.home), "PYTHONIOENCODING": "utf-8", **self.environment, **changed}
+        status, output = self.start(code=code).finish()
+        assert status == 0, output
+        return output
 
 
-@pytest.fixture(params=["fakes", pytest.param("cluster", marks=pytest.mark.ray)])
-def official(request: pytest.FixtureRequest, official_venv: Path, tmp_path: Path) -> Official:
-    """The official client, pointed at fakes and at a running cluster."""
-    name = "fake_endpoint" if request.param == "fakes" else "live_endpoint"
-    return Official(official_venv, request.getfixturevalue(name), tmp_path)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "server_name" in metafunc.fixturenames:
+        names = os.environ.get("BAI_COMPAT", "fakes").split(",")
+        marks = {"cluster": pytest.mark.ray}
+        parameters = [pytest.param(name, marks=marks[name]) if name in marks else name for name in names]
+        metafunc.parametrize("server_name", parameters)
+
+
+@pytest.fixture
+def official(
+    server_name: str, request: pytest.FixtureRequest, fork_server: subprocess.Popen[str], tmp_path: Path
+) -> Official:
+    """The official client, pointed at fakes (``fakes``) or at a running cluster (``cluster``)."""
+    endpoint = "fake_endpoint" if server_name == "fakes" else "live_endpoint"
+    return Official(fork_server, request.getfixturevalue(endpoint), tmp_path)
 
 
 @pytest.fixture
@@ -165,8 +205,7 @@ def session(official: Official) -> Iterator[str]:
     name = f"compat-{token_hex(4)}"
     official("start", "python", "-t", name)
     yield name
-    process = official.popen("rm", name)
-    process.communicate(timeout=_COMMAND_TIMEOUT_S)
+    official.start("rm", name).finish()
 
 
 @pytest.fixture(autouse=True, scope="session")

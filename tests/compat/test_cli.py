@@ -97,11 +97,9 @@ def test_dependency_graph(official: Official, session: str) -> None:
 def test_events(official: Official) -> None:
     name = f"events-{token_hex(4)}"
     official("start", "python", "-t", name)
-    watching = official.popen("session", "events", name)
-    assert watching.stdout is not None
-    # Whatever is told first, the command has connected by then: a rename is told nothing of, so end the session.
+    watching = official.start("session", "events", name)
     official("rm", name)
-    output, _ = watching.communicate(timeout=60)
+    _, output = watching.finish()
     seen = [line.split(" ", 1) for line in output.splitlines() if line.startswith(("session_", "kernel_", "server_"))]
     assert seen, output
     assert seen[-1][0] == "server_close"
@@ -124,9 +122,8 @@ def test_a_gang(official: Official) -> None:
 
 
 def test_what_is_refused(official: Official) -> None:
-    assert "invalid-api-params" not in official.fail("start", "python", "-t", "no:pe")
     assert "cannot name a session" in official.fail("start", "python", "-t", "no:pe")
-    assert "must be" in official.fail("start", "python", "-r", "cpu=0") or True
+    assert "must be more than zero" in official.fail("start", "python", "-r", "cpu=0")
     assert "folders come later" in official.fail("start", "python", "-m", "data")
     assert "There is no such session" in official.fail("rm", "nobody-at-all")
     assert "The signature does not match" in official.fail("rm", "nobody", BACKEND_SECRET_KEY="wrong")
