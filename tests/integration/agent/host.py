@@ -1,4 +1,4 @@
-"""A process that hosts one agent, so that tests can kill it: pickled calls come in by stdin, answers and facts go out."""
+"""A process that hosts one agent, so that tests can kill it: pickled calls come in by stdin, answers go out."""
 
 from __future__ import annotations
 

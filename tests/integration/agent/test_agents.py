@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,13 @@ from backendai_ray.core.errors import (
 from backendai_ray.core.execution import ExecMode, RunStatus
 from backendai_ray.core.sessions import Reason, Status
 from tests.integration.agent.hosting import MIB, HostedAgent, kernel_spec, text_of
+
+EATER = """
+open('/proc/self/oom_score_adj', 'w').write('1000')  # the parent stays
+x = []
+while True:
+    x.append(bytearray(b'1') * 2**20)
+"""
 
 
 async def test_cells_files_and_terminals(hosted: HostedAgent) -> None:
@@ -139,7 +147,7 @@ async def test_paths_that_lead_out(hosted: HostedAgent) -> None:
     with pytest.raises((PathOutsideSession, InvalidParameter)):
         await hosted.call("write_file", route, "etc/evil", 0, b"x", final=True)
     await hosted.call("write_file", route, "pw", 0, b"mine", final=True)  # replaces the link itself
-    assert "mine" not in open("/etc/passwd").read()  # noqa: ASYNC230
+    assert "mine" not in await asyncio.to_thread(Path("/etc/passwd").read_text)
     with pytest.raises(FileMissing):
         await hosted.call("open_download", route, ["nope"], archive=False)
     await hosted.end(spec)
