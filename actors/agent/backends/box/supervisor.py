@@ -96,6 +96,8 @@ def _become_daemon() -> None:
     for stream in (0, 1, 2):
         os.dup2(null, stream)
     os.chdir("/")
+    # Ray blocks SIGINT in its workers, and a child inherits that: programs in the kernel must get their Ctrl-C.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for setting, value in (("nice", 0), ("oom", 0)):
         # Ray lowers its workers' priority and offers them to the OOM killer first; a kernel is neither.
