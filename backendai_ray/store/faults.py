@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from backendai_ray.core.errors import BackendError, BadRequest, Conflict, NameInUse, StoreUnavailable
@@ -41,7 +41,7 @@ def as_backend_error(exc: Exception, where: str) -> BackendError:
         return StoreUnavailable(f"all connections to {where} are busy; try again")
     if is_connection_lost(exc) or is_unreachable(exc):
         return StoreUnavailable(f"{where} does not answer: {said[:200]}")
-    if isinstance(exc, DBAPIError) and "DataError" in type(exc).__name__:
+    if isinstance(exc, UnicodeError | DataError):
         return BadRequest(f"{where} cannot hold a value: {said[:200]}")
     return StoreUnavailable(f"{where} failed: {said[:200]}")
 
@@ -58,7 +58,9 @@ def is_unreachable(exc: BaseException) -> bool:
 
 def is_about_one_batch(exc: BaseException) -> bool:
     """Return whether a statement was refused for what it holds, so that other batches may still succeed."""
-    if not isinstance(exc, DBAPIError) or exc.connection_invalidated:
+    if not isinstance(exc, DBAPIError):
+        return not isinstance(exc, SQLAlchemyError | OSError | BackendError)
+    if exc.connection_invalidated:
         return False
     return type(exc).__name__ in ("IntegrityError", "DataError", "ProgrammingError", "InterfaceError")
 

@@ -135,21 +135,23 @@ class Writer:
 
     def _process(self, tickets: Sequence[Ticket]) -> None:
         """Commit a group; whatever happens, every ticket is answered."""
-        try:
-            results = self._commit(tickets)
-        except (SQLAlchemyError, OSError, BackendError) as exc:
-            if len(tickets) > 1 and faults.is_about_one_batch(exc):
-                for ticket in tickets:  # the judgement missed something: find out whose it is
-                    self._process([ticket])
-                return
-            error = faults.as_backend_error(exc, self._where)
-            log.warning("store.commit_failed", tickets=len(tickets), error=error.message)
-            results = [error] * len(tickets)
-        except Exception as exc:
-            log.exception("store.writer_bug", tickets=len(tickets))
-            results = [faults.as_backend_error(exc, self._where)] * len(tickets)
-        for ticket, result in zip(tickets, results, strict=True):
+        for ticket, result in zip(tickets, self._results(tickets), strict=True):
             _answer(ticket, copy.copy(result) if isinstance(result, BackendError) else result)
+
+    def _results(self, tickets: Sequence[Ticket]) -> list[Any]:
+        try:
+            return self._commit(tickets)
+        except (SQLAlchemyError, OSError, BackendError) as exc:
+            error: Exception = exc
+        except Exception as exc:
+            log.exception("store.unwritable", tickets=len(tickets))
+            error = exc
+        if len(tickets) > 1 and faults.is_about_one_batch(error):
+            # The judgement missed something: find out whose it is.
+            return [result for ticket in tickets for result in self._results([ticket])]
+        said = faults.as_backend_error(error, self._where)
+        log.warning("store.commit_failed", tickets=len(tickets), error=said.message)
+        return [said] * len(tickets)
 
     def _commit(self, tickets: Sequence[Ticket]) -> list[Any]:
         """Write the group; once more when the connection turns out to be dead before COMMIT was sent."""

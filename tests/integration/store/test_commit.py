@@ -7,7 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from backendai_ray.core.errors import Conflict, IdempotencyMismatch, InternalError, NameInUse, StoreUnavailable
+from backendai_ray.core.errors import (
+    BadRequest,
+    Conflict,
+    IdempotencyMismatch,
+    InternalError,
+    NameInUse,
+    StoreUnavailable,
+)
 from backendai_ray.core.ids import AgentId, ResourceGroupName
 from backendai_ray.core.sessions import Status
 from backendai_ray.store import (
@@ -222,6 +229,25 @@ async def test_kernel_logs(store: Store) -> None:
     await store.commit(Batch(kernel_logs=(replace(log, log=b"more"),)))
     assert await store.kernel_log(session.main.id) == b"more"
     assert await store.kernel_log("nobody") is None
+
+
+@pytest.mark.parametrize("key", ["\ud800", "a\0b"])
+async def test_what_a_database_cannot_hold_fails_alone(store: Store, key: str) -> None:
+    good = [new_session(), new_session()]
+    record = IdempotencyRecord(access_key=OWNER, key=key, fingerprint="f", created_at=1, expires_at=2)
+    odd = new_session()
+    results = await asyncio.gather(
+        store.commit(submission(good[0])),
+        store.commit(submission(odd) + Batch(idempotency=(record,))),
+        store.commit(submission(good[1])),
+        return_exceptions=True,
+    )
+    assert results[0] is None
+    assert results[2] is None
+    assert {s.id for s in await store.live_sessions()} >= {s.id for s in good}
+    if results[1] is not None:  # SQLite can hold a NUL
+        assert type(results[1]) is BadRequest
+        assert await store.session(odd.id) is None
 
 
 async def test_a_cancelled_caller_cancels_nothing(store: Store) -> None:
