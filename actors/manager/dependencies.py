@@ -58,6 +58,21 @@ class Waiting:
         """Return what waits for the session."""
         return sorted(self._dependents.get(session_id, ()))
 
+    def all_dependents(self, session_id: SessionId) -> list[SessionId]:
+        """Return what waits for the session, directly or not; whoever waits comes before what it waits for."""
+        order: list[SessionId] = []
+        seen: set[SessionId] = set()
+        stack = [(session_id, False)]
+        while stack:
+            current, is_done = stack.pop()
+            if is_done:
+                order.append(current)
+            elif current not in seen:
+                seen.add(current)
+                stack.append((current, True))
+                stack.extend((dependent, False) for dependent in self.dependents(current))
+        return order[:-1]
+
     def ended(self, session: Session) -> list[SessionId]:
         """Take in the end of a session; returns those that wait for one thing less.
 

@@ -251,9 +251,6 @@ class Manager:
         """
         parts = await self._ready()
         session = await parts.lookup.find(access_key, name_or_id)
-        if recursive:
-            for dependent in parts.world.waiting.dependents(session.id):
-                await self.terminate(access_key, dependent, forced=forced, recursive=True, request_id=request_id)
         event = TerminateRequested(
             cause=request_id,
             now=self._clock(),
@@ -261,6 +258,8 @@ class Manager:
             message="its owner asked for it",
             forced=forced,
         )
+        for dependent in parts.world.waiting.all_dependents(session.id) if recursive else ():
+            await parts.journal.advance(dependent, lambda _: [event])
         return await parts.journal.advance(session.id, lambda _: [event]) or await parts.lookup.get(session.id)
 
     async def restart(self, access_key: AccessKey, name_or_id: str, *, request_id: str) -> Session:
@@ -364,10 +363,11 @@ class Manager:
             raise InvalidParameter("report: it is not the one that is announced", field="report")
         now = self._clock()
         node = parts.world.nodes.meet(agent_id, now)
-        if node.group != resolved.resource_group:
-            parts.world.leave_group(node)
+        group_before = node.group
         if not node.take_report(resolved, report, ready=ready):
             return
+        if node.group != group_before:
+            parts.world.leave_group(node, group_before)
         node.seen(now)
         devices = resolved.devices.devices()
         parts.world.ledger.equip(agent_id, devices)

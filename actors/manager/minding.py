@@ -71,7 +71,20 @@ class Minder:
                 log.warning("minder.round_failed", error=exc.message)
             except Exception:
                 log.exception("minder.round_failed")
-            await asyncio.sleep(self._nap())
+            await self._sleep(self._nap())
+
+    async def _sleep(self, nap_s: float) -> None:
+        """Sleep, and notice when it was much longer: then this process was stopped, and nobody else was silent."""
+        began = self._clock()
+        await asyncio.sleep(nap_s)
+        self.forgive(self._clock() - began - nap_s)
+
+    def forgive(self, lost_s: float) -> None:
+        """Do not count time in which this process could not hear anybody as silence of the nodes."""
+        if lost_s > self._settings.heartbeat_timeout_s / 2:
+            log.warning("minder.was_stopped", seconds=round(lost_s, 1))
+            for node in self._world.nodes:
+                node.last_seen += lost_s
 
     def _nap(self) -> float:
         next_at = self._world.timetable.next_at()
@@ -129,7 +142,7 @@ class Minder:
         self._waker.wake(start_now, "a start time has come")
         if not overdue:
             return
-        asked = {agent for session in overdue for agent in agents_of(session)}
+        asked = [agent for agent in {a for session in overdue for a in agents_of(session)} if self._is_heard(agent)]
         answers = dict(zip(asked, await all_of(map(self._reconciler.reconcile, asked)), strict=True))
         await all_of(self._expire(session, answers, now) for session in overdue)
 
@@ -141,7 +154,7 @@ class Minder:
         current = self._world.book.live.get(session.id)
         if current is None or (current.status, current.status_at) != (session.status, session.status_at):
             return
-        silent = [agent for agent in agents_of(current) if not answers.get(agent, True)]
+        silent = [agent for agent in agents_of(current) if not answers.get(agent, False)]
         nodes = [self._world.nodes.get(agent) for agent in silent]
         if any(node is not None and self._will_be_settled(node) for node in nodes):
             self._look_again(session.id, now)
@@ -159,6 +172,10 @@ class Minder:
         """A silent node comes back or is lost, each of which settles its sessions; one that only does not answer
         while its heartbeats go on may stay so for ever."""
         return node.is_away or node.has_left
+
+    def _is_heard(self, agent_id: AgentId) -> bool:
+        node = self._world.nodes.get(agent_id)
+        return node is not None and not self._will_be_settled(node)
 
     def _look_again(self, session_id: SessionId, now: float) -> None:
         self._world.timetable.add(now + self._settings.sweep_interval_s, session_id)

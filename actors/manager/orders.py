@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from backendai_ray.core.errors import AgentUnavailable, Unavailable
+from backendai_ray.core.errors import AgentUnavailable, BackendError, InternalError, Unavailable
 from backendai_ray.core.ids import AgentId, KernelId
 from backendai_ray.core.lifecycle import (
     CreateKernels,
@@ -131,6 +131,8 @@ class Orders:
         self._connect = connect
         self._lanes: dict[AgentId, _Lane] = {}
         self._restarted: dict[KernelId, int] = {}
+        self._begun: set[KernelId] = set()
+        """Kernels whose agent has taken the order for the startup command."""
         self._stopped = False
 
     # ── what must be done ─────────────────────────────────────────────────────────────────────────────────────────
@@ -146,6 +148,7 @@ class Orders:
                         self.give(agent_id, Destroy(kernel_id, session.attempt, reason, forced))
                 case RestartKernels(kernels):
                     for kernel_id, agent_id in kernels:
+                        self._begun.discard(kernel_id)
                         self.give(agent_id, Restart(kernel_id, session.epoch))
                 case RunStartup():
                     self._run_startup(session)
@@ -173,6 +176,11 @@ class Orders:
             self._run_startup(session)
             if session.epoch:
                 self.update_route(session)
+
+    def redrive_lost_startup(self, session: Session) -> None:
+        """Give the order for the startup command again when no agent has taken it yet."""
+        if session.status is Status.RUNNING and session.main.id not in self._begun:
+            self._run_startup(session)
 
     def _run_startup(self, session: Session) -> None:
         spec, kernel = session.spec, session.main
@@ -225,6 +233,7 @@ class Orders:
 
         Raises:
             AgentUnavailable: it was not within ``timeout_s``; it is tried on.
+            BackendError: the agent has refused it.
         """
         lane = self._lanes.get(agent_id)
         if lane is None or (key not in lane.waiting and key not in lane.sending):
@@ -241,9 +250,9 @@ class Orders:
 
     def prune(self) -> None:
         """Forget what concerns kernels that are no more."""
-        gone = [kernel_id for kernel_id in self._restarted if self._world.book.of_kernel(kernel_id) is None]
-        for kernel_id in gone:
+        for kernel_id in [k for k in self._restarted if self._world.book.of_kernel(k) is None]:
             del self._restarted[kernel_id]
+        self._begun = {kernel_id for kernel_id in self._begun if self._world.book.of_kernel(kernel_id) is not None}
 
     async def settle(self) -> None:
         """Wait until no order waits or is on its way; for tests and for a clean end."""
@@ -271,10 +280,15 @@ class Orders:
                     await asyncio.sleep(BACK_OFF_S[min(failures, len(BACK_OFF_S) - 1)])
                     failures += 1
                     continue
-                except Exception:  # a refused order must not hold up the others; the state's deadline deals with it
-                    log.exception("order.refused", agent_id=lane.agent_id, order=batch[0].key[0], count=len(batch))
+                except BackendError as exc:  # must not hold up the others; sweep and deadline deal with it
+                    log.warning("order.refused", agent_id=lane.agent_id, order=batch[0].key[0], error=exc.message)
+                    self._refused(lane, batch, exc)
+                except Exception as exc:
+                    log.exception("order.failed", agent_id=lane.agent_id, order=batch[0].key[0])
+                    self._refused(lane, batch, InternalError(f"{lane.agent_id} failed: {exc!r}"))
+                else:
+                    self._taken(lane, batch)
                 failures = 0
-                self._taken(lane, batch)
         finally:
             lane.runner = None
             lane.sending = set()
@@ -312,13 +326,23 @@ class Orders:
         for order in batch:
             if isinstance(order, Restart):
                 self._restarted[order.kernel_id] = order.epoch
+            elif isinstance(order, Startup):
+                self._begun.add(order.kernel_id)
             self._release(lane, order)
 
+    def _refused(self, lane: _Lane, batch: Sequence[Order], error: BackendError) -> None:
+        for order in batch:
+            self._release(lane, order, error)
+
     @staticmethod
-    def _release(lane: _Lane, order: Order) -> None:
+    def _release(lane: _Lane, order: Order, error: BackendError | None = None) -> None:
         for taken in lane.taken.pop(order.key, ()):
-            if not taken.done():
+            if taken.done():
+                continue
+            if error is None:
                 taken.set_result(None)
+            else:
+                taken.set_exception(error)
 
     def _is_wanted(self, agent_id: AgentId, order: Order) -> bool:
         kernel_id = order.key[1]

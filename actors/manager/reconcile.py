@@ -186,6 +186,8 @@ class Reconciler:
             self._orders.create(session, set(missing.create))
             if redrive or session.status in (Status.TERMINATING, Status.RESTARTING):
                 self._orders.redrive(session)
+            else:
+                self._orders.redrive_lost_startup(session)
             gone = [k for k in missing.gone if not self._orders.is_sending(agent_id, k)]
             ends = [
                 *(_end(session, k, Reason.CONTAINER_LOST, "its container is gone", cause, now) for k in missing.lost),

@@ -154,10 +154,10 @@ class World:
         log.add(NodeChanged(node.agent_id, why_not, node.handle))
         return not why_not
 
-    def leave_group(self, node: Node) -> None:
-        """The node belongs to another group from now on."""
+    def leave_group(self, node: Node, group: ResourceGroupName) -> None:
+        """The node belonged to this group until now."""
         if node.published is not None:
-            self.log(node.group).add(NodeGone(node.agent_id))
+            self.log(group).add(NodeGone(node.agent_id))
             node.published = None
 
     # ── the scheduler's view ──────────────────────────────────────────────────────────────────────────────────────

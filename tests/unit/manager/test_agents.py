@@ -9,7 +9,7 @@ import pytest
 
 from actors.contracts import AgentStatus
 from actors.testing import GROUP, FakeAgent, FakeCluster
-from backendai_ray.core.errors import AgentNotFound, StoreUnavailable
+from backendai_ray.core.errors import AgentNotFound, KernelNotFound, StoreUnavailable
 from backendai_ray.core.ids import AgentId, KernelId, ResourceGroupName
 from backendai_ray.core.reports import KernelFact
 from backendai_ray.core.scheduling import NodeChanged, NodeGone
@@ -360,3 +360,35 @@ async def test_a_slow_agent_holds_up_only_itself(cluster: FakeCluster) -> None:
     async with asyncio.timeout(2):
         await cluster.schedule()
         assert (await cluster.terminate(session)).status is Status.TERMINATING
+
+
+async def test_a_refused_startup_is_ordered_again(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = await cluster.running()
+    agent = agent_of(cluster, session)
+    await cluster.terminate(session)
+    await cluster.tell(agent, [agent.end(session.main.id)])
+    take = agent.run_startup
+
+    async def refuse(kernel_id: KernelId, command: str, timeout_s: float | None) -> None:
+        raise KernelNotFound(kernel_id=kernel_id)
+
+    for one in cluster.agents.values():
+        monkeypatch.setattr(one, "run_startup", refuse)
+    batch = await cluster.running(type=SessionType.BATCH, startup_command="make")
+    monkeypatch.undo()
+    assert agent.run_startup == take
+    await cluster.pass_time(70)
+    agent = agent_of(cluster, batch)
+    assert agent.calls.count(("startup", (batch.main.id, "make"))) == 1
+
+
+async def test_a_manager_that_was_stopped_blames_nobody(cluster: FakeCluster) -> None:
+    """1. The machine sleeps for ten minutes. 2. The Manager wakes before anyone could speak. 3. No node is lost."""
+    session = await cluster.running()
+    parts = await cluster.manager._ready()
+    cluster.clock.advance(600)
+    parts.minder.forgive(600)
+    await cluster.manager.tick()
+    await cluster.settle()
+    assert (await cluster.get(session.id)).status is Status.RUNNING
+    assert all(view.schedulable for view in await cluster.manager.agents())
