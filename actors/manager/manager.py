@@ -14,8 +14,6 @@ import structlog
 from actors.contracts import AgentView, Keypair, Route, SessionPage, SokovanContract, SubmitRequest, Submitted
 from backendai_ray.config import Settings
 from backendai_ray.core.errors import (
-    AgentNotFound,
-    InvalidParameter,
     KernelNotFound,
     NameInUse,
     NotFound,
@@ -28,11 +26,10 @@ from backendai_ray.core.lifecycle import Renamed, RestartRequested, StatusChange
 from backendai_ray.core.reports import KernelFact
 from backendai_ray.core.scheduling import Applied, Changes, Plan
 from backendai_ray.core.sessions import TERMINAL, Reason, Session, Status
-from backendai_ray.store import Batch, Store
+from backendai_ray.store import Store
 
-from .bootstrap import as_keypair, founded
+from .bootstrap import as_keypair
 from .invariants import broken
-from .nodes import Node
 from .parts import Parts, load
 from .ports import Clock, ConnectAgent, ManagerStore, NewId, OpenRelay, OpenStore, ResolveReport
 from .relaying import open_relay as open_bus_relay
@@ -359,31 +356,7 @@ class Manager:
         """Take a report; the node is used once its agent is ready and was compared with the records."""
         parts = await self._ready()
         resolved = await self._resolve_report(report)
-        if (resolved.agent_id, resolved.incarnation, resolved.version) != (agent_id, incarnation, version):
-            raise InvalidParameter("report: it is not the one that is announced", field="report")
-        now = self._clock()
-        node = parts.world.nodes.meet(agent_id, now)
-        group_before = node.group
-        if not node.take_report(resolved, report, ready=ready):
-            return
-        if node.group != group_before:
-            parts.world.leave_group(node, group_before)
-        node.seen(now)
-        devices = resolved.devices.devices()
-        parts.world.ledger.equip(agent_id, devices)
-        node.capacity = parts.world.ledger.capacity(agent_id)
-        await self._found_group(parts, node)
-        parts.reconciler.publish(node)
-        if node.is_ready and (not node.is_reconciled or node.is_away or node.lost_at is not None):
-            parts.reconciler.reconcile_soon(agent_id)
-
-    async def _found_group(self, parts: Parts, node: Node) -> None:
-        """A node that names a new resource group founds it; also saves what must survive of the node."""
-        if node.group not in parts.world.groups:
-            group = founded(node.group, self._settings.scheduler)
-            await parts.store.commit(Batch(groups=(group,)))
-            parts.world.groups[group.name] = group
-        await parts.minder.save_nodes()
+        await parts.registrar.take_report((agent_id, incarnation, version), resolved, report, ready=ready)
 
     async def heartbeat(self, agent_id: AgentId, incarnation: str) -> None:
         """Note that an agent is there.
@@ -391,14 +364,7 @@ class Manager:
         Raises:
             AgentNotFound: no report of this incarnation is known (the Manager was restarted): send it again.
         """
-        parts = await self._ready()
-        node = parts.world.nodes.get(agent_id)
-        if node is None or node.report is None or node.incarnation != incarnation:
-            raise AgentNotFound(f"no report of {agent_id} is known; send one", agent_id=agent_id)
-        was_there = not (node.is_away or node.has_left or node.lost_at is not None)
-        node.seen(self._clock())
-        if not was_there:
-            parts.reconciler.reconcile_soon(agent_id)
+        (await self._ready()).registrar.heartbeat(agent_id, incarnation)
 
     async def kernel_facts(self, agent_id: AgentId, incarnation: str, facts: Sequence[KernelFact]) -> None:
         """Take news of kernels; returns after the commit.
@@ -412,19 +378,11 @@ class Manager:
 
     async def agent_joined(self, agent_id: AgentId) -> None:
         """An agent was started on a node, or found there: ask it what it has."""
-        parts = await self._ready()
-        node = parts.world.nodes.meet(agent_id, self._clock())
-        node.seen(self._clock())
-        parts.reconciler.publish(node)
-        parts.reconciler.reconcile_soon(agent_id)
+        (await self._ready()).registrar.joined(agent_id)
 
     async def agent_gone(self, agent_id: AgentId) -> None:
         """A node has left the Ray cluster: nothing new goes there; what ran there is lost unless it comes back."""
-        parts = await self._ready()
-        node = parts.world.nodes.meet(agent_id, self._clock())
-        node.has_left = True
-        node.is_away = True
-        parts.reconciler.publish(node)
+        (await self._ready()).registrar.gone(agent_id)
 
     # ── for Sokovan ───────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -17,6 +17,7 @@ from .orders import Orders
 from .placing import Placing
 from .ports import Clock, ConnectAgent, ManagerStore, NewId, Relay
 from .reconcile import Reconciler
+from .registrar import Registrar
 from .submission import Submission
 from .waker import Waker
 from .world import World
@@ -37,6 +38,7 @@ class Parts:
     placing: Placing
     reconciler: Reconciler
     minder: Minder
+    registrar: Registrar
     first_keypair: Keypair
 
 
@@ -76,6 +78,7 @@ async def load(
     journal = Journal(world, store, orders, waker, clock, relay)
     lookup = Lookup(world, store)
     reconciler = Reconciler(world, journal, orders, waker, connect_agent, clock)
+    minder = Minder(limits, world, journal, store, orders, reconciler, waker, clock)
     first_keypair = await load_first_keypair(store, clock())
     await _load_world(world, store, settings, clock)
     return Parts(
@@ -89,7 +92,8 @@ async def load(
         submission=Submission(limits, world, journal, store, lookup, clock, new_id),
         placing=Placing(world, journal, orders, clock),
         reconciler=reconciler,
-        minder=Minder(limits, world, journal, store, orders, reconciler, waker, clock),
+        minder=minder,
+        registrar=Registrar(settings.scheduler, world, store, reconciler, minder, clock),
         first_keypair=first_keypair,
     )
 
