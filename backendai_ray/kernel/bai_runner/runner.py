@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from _queue import SimpleQueue
-from _signal import SIGINT, pthread_kill  # type: ignore[import-not-found]
+from _signal import SIG_SETMASK, SIGINT, pthread_kill, pthread_sigmask  # type: ignore[import-not-found]
 from _signal import signal as set_signal_handler
 from _thread import allocate_lock, get_ident, start_new_thread
 from time import monotonic, time
@@ -76,6 +76,8 @@ class Runner:
             after_in_parent=self.sink.lock.release,
             after_in_child=self._after_fork_in_child,
         )
+        # Whoever started us may have had signals blocked, as Ray's workers have SIGINT.
+        pthread_sigmask(SIG_SETMASK, ())
         set_signal_handler(SIGINT, self._on_interrupt)
         start_new_thread(self.server.serve, (self, self._requests))
         # Whoever imports threading first is its main thread for ever: that must be this one.

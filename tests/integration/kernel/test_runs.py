@@ -130,6 +130,20 @@ async def test_an_interrupt_ends_the_run_and_not_the_session(link: RunnerLink, n
     assert (await run(link, "kept")).text() == "'kept'\n"
 
 
+async def test_an_interrupt_arrives_though_the_starter_had_it_blocked(start_kernel: KernelFactory) -> None:
+    """1. Ray's workers block SIGINT. 2. The mask is inherited by what they start. 3. Nothing could be interrupted."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        kernel = start_kernel()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    link = await kernel.link()
+    await link.execute("target", ExecMode.QUERY, "print('on', flush=True)\nimport time\ntime.sleep(60)", {})
+    await until_output(link, "target", "on")
+    assert await link.interrupt("target")
+    assert "KeyboardInterrupt" in (await attach(link, "target")).text("stderr")
+
+
 async def test_an_interrupt_between_runs_does_no_harm(link: RunnerLink) -> None:
     for _ in range(20):
         await link.interrupt()
