@@ -64,7 +64,8 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
     app.state.context = Context(services, settings, reach, Acknowledgements())
     app.add_exception_handler(HTTPException, _raise_http_error)
     app.add_exception_handler(RequestValidationError, _raise_invalid)
-    for router in (system, cluster, creation, sessions, execution, files, events, streams, terminals):
+    # The busiest first: a request is held against one route after the other.
+    for router in (execution, sessions, creation, files, events, system, cluster, streams, terminals):
         app.include_router(router.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

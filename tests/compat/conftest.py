@@ -1,7 +1,7 @@
 """The official client, in a virtual environment of its own, against a front door.
 
-``BAI_COMPAT`` says against which server: ``fakes`` (default), ``cluster``, or ``fakes,cluster``. The client is installed
-from the package registry once per machine. To use one that is installed already: ``BAI_OFFICIAL_CLIENT=/path/to/venv``.
+``BAI_COMPAT`` says against which server: ``fakes`` (default), ``cluster``, or ``fakes,cluster``. The client is
+installed from the package registry once per machine; ``BAI_OFFICIAL_CLIENT=/path/to/venv`` names one that is there.
 """
 
 from __future__ import annotations

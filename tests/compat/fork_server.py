@@ -12,13 +12,14 @@ import os
 import signal
 import sys
 import traceback
+from importlib import import_module
 from typing import Any
 
 
 def main() -> None:
-    import ai.backend.client.cli.session.execute
-    import ai.backend.client.session  # noqa: F401
-    from ai.backend.cli.__main__ import main as command_line
+    import_module("ai.backend.client.cli.session.execute")
+    import_module("ai.backend.client.session")
+    command_line = import_module("ai.backend.cli.__main__").main
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     print("ready", flush=True)

@@ -12,6 +12,7 @@ from backendai_ray.api.auth import Signatures, parse_date
 from backendai_ray.api.keypairs import Keypairs
 from backendai_ray.config import Settings
 from backendai_ray.core.errors import StaleSignature, Unavailable, UnknownAccessKey
+from backendai_ray.core.ids import AccessKey
 from tests.support.api_fakes import INACTIVE, USER, FakeCluster
 from tests.support.signing import SignedAuth, signed_headers
 
@@ -57,7 +58,7 @@ async def test_wrong_secret(anonymous: httpx.AsyncClient) -> None:
 
 
 async def test_unknown_and_inactive_keys(anonymous: httpx.AsyncClient) -> None:
-    unknown = replace(USER, access_key="AKIANOBODY")
+    unknown = replace(USER, access_key=AccessKey("AKIANOBODY"))
     await _denied(await anonymous.get("/session", auth=SignedAuth(unknown)), "unknown-access-key")
     await _denied(await anonymous.get("/session", auth=SignedAuth(INACTIVE)), "unknown-access-key")
 

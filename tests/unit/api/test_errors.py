@@ -71,7 +71,7 @@ async def test_an_unexpected_error_tells_its_id_and_nothing_else(
 
 async def test_request_ids_are_taken_or_made(client: httpx.AsyncClient) -> None:
     for given, taken in (("abc-1", True), ("", False), ("a b", False), ("x" * 65, False), ("é", False)):
-        response = await client.get("/session", headers={"X-Request-ID": given.encode()})
+        response = await client.get("/session", headers=[(b"X-Request-ID", given.encode())])
         assert (response.headers["x-request-id"] == given) is taken
     first, second = [(await client.get("/session")).headers["x-request-id"] for _ in range(2)]
     assert first != second
