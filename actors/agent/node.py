@@ -25,6 +25,8 @@ log = structlog.get_logger()
 
 CALL_TIMEOUT_S = 10.0
 LOOK_INTERVAL_S = 5.0
+INTRODUCTION_INTERVAL_S = 0.25
+"""Between tries to introduce ourselves to a Manager that is away: it schedules nothing here before."""
 DISK_NEARLY_FULL_BYTES = 512 * MIB
 _Facts = tuple[tuple[Device, ...], tuple[str, ...], tuple[tuple[str, str], ...], str]
 
@@ -105,7 +107,8 @@ class NodeReporter:
         loop = asyncio.get_running_loop()
         look_at = loop.time() + LOOK_INTERVAL_S
         while True:
-            await asyncio.sleep(self._settings.agent.heartbeat_interval_s)
+            interval_s = self._settings.agent.heartbeat_interval_s
+            await asyncio.sleep(interval_s if self._is_told else min(interval_s, INTRODUCTION_INTERVAL_S))
             try:
                 if loop.time() >= look_at:
                     look_at = loop.time() + LOOK_INTERVAL_S
