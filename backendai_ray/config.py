@@ -92,8 +92,9 @@ class SchedulerSettings(_Section):
 class AgentSettings(_Section):
     """What runs on every node."""
 
-    backend: Literal["auto", "docker", "process"] = Field(
-        "auto", description="What kernels run in; auto: docker where an engine answers, else process."
+    backend: Literal["auto", "docker", "process", "sim"] = Field(
+        "auto",
+        description="What kernels run in; auto: docker where an engine answers, else process. sim runs nothing.",
     )
     node_id: str = Field("", description="The node's stable id; empty: its host name.")
     resource_group: str = Field("default", description="The resource group of the node.")

@@ -41,7 +41,7 @@ def run(report: Report, options: argparse.Namespace) -> None:
                 "s",
                 [_kill_and_schedule(cluster.state.pid, client, actor, slots) for _ in range(options.rounds)],
             )
-        still = {s.id for s in client.sessions.iterate(status=["RUNNING"])}
+        still = {s.id for s in client.sessions.iterate(statuses=["RUNNING"])}
         report.add("recover.sessions", "sessions", len(wanted))
         report.add("recover.lost", "sessions", len(wanted - still))
         _empty(client, still)

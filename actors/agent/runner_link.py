@@ -7,12 +7,13 @@ link made anew by a restarted agent goes on where the old one stopped.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from actors.agent.runner_wire import ANSWER_TIMEOUT_S, RunnerWire
-from backendai_ray.core.errors import InternalError, InvalidParameter
+from backendai_ray.core.errors import InternalError, InvalidParameter, KernelUnreachable
 from backendai_ray.core.execution import ConsoleRecord, ExecMode, OutputType, RunOutput, RunStatus
 
 STARTUP_RUN_ID = "startup"
@@ -193,7 +194,9 @@ class RunnerLink:
 
     async def shutdown(self) -> None:
         """Ask the runner to end: it interrupts what runs and leaves within a few seconds."""
-        await self._wire.request(b"shutdown")
+        # A runner that is gone before its answer came did what was asked.
+        with contextlib.suppress(KernelUnreachable):
+            await self._wire.request(b"shutdown")
 
     # -- terminals --------------------------------------------------------------------------------------------
 

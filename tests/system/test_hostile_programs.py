@@ -37,7 +37,7 @@ def test_a_program_that_prints_without_end_is_cut_and_can_be_interrupted(live_cl
 
 def test_a_program_that_forks_without_end_stays_in_its_box(live_client: Client) -> None:
     """The limit of processes stops it; the session or its end, not the machine, is what it hurts."""
-    session = live_client.sessions.create("python", cpu=1, mem="512m")
+    session = live_client.sessions.create("python", cpu=1, mem="4g")
     code = """
 import os, time
 made = 0
@@ -67,7 +67,7 @@ def test_a_program_that_eats_all_memory_is_said_to_be_killed_for_memory(live_cli
     ended = wait_until(lambda: session.info(), timeout_s=5)
     if ended.status in ("TERMINATING", "TERMINATED"):
         ended = session.wait("TERMINATED", timeout=60)
-        told += ended.status_info + str(ended)
+        told += str(ended)
     assert "memory" in told.lower()
     if ended.status == "RUNNING":
         session.destroy(forced=True)
