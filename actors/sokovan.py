@@ -24,6 +24,8 @@ from .group_scheduler import GroupScheduler
 
 log = structlog.get_logger()
 
+_STOP_ATTEMPTS = 5
+
 
 class Sokovan:
     """Wakes the schedulers of the resource groups."""
@@ -73,9 +75,14 @@ class Sokovan:
         self._loops.clear()
         self._groups.clear()
         self._sweeper = None
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        still = set(tasks)
+        for _ in range(_STOP_ATTEMPTS):
+            if not still:
+                break
+            for task in still:
+                task.cancel()
+            # Again, should a call on the way have lost the cancellation.
+            _, still = await asyncio.wait(still, timeout=1.0)
 
     async def wake(self, group: ResourceGroupName, why: str) -> None:
         """Something changed: run a pass soon. Cheap, coalesced, and safe to lose."""
