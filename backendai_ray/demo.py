@@ -218,8 +218,10 @@ def _wait_for_node(client: Client) -> str:
 def _settings(data_dir: Path, backend: str) -> Settings:
     from backendai_ray.config import load_settings
 
-    # Two containers of the gang run at once, whatever the size of the machine.
-    agent = {"backend": backend, "cpu_overcommit": 4.0, "reserved_mem": "0"}
+    # Two containers of the gang run at once, whatever the size of the machine; and a node id of its own, so that the
+    # containers of a cluster that runs beside the demo on the same engine are none of its business.
+    node_id = f"demo-{data_dir.parent.name}"
+    agent = {"backend": backend, "node_id": node_id, "cpu_overcommit": 4.0, "reserved_mem": "0"}
     return load_settings(data_dir=data_dir, api={"port": 0}, agent=agent)
 
 
