@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Final
+
 import structlog
 from docker.api.client import APIClient
 from docker.errors import APIError, NotFound
@@ -11,6 +14,9 @@ from backendai_ray.core.ids import SessionId
 
 log = structlog.get_logger()
 
+_MAKING: Final = tuple(threading.Lock() for _ in range(16))
+"""The kernels of a gang come at once, and the engine would make each of them a network of the same name."""
+
 
 def network_name(session_id: SessionId) -> str:
     """Return the name of a gang's network."""
@@ -18,7 +24,12 @@ def network_name(session_id: SessionId) -> str:
 
 
 def ensure_network(api: APIClient, session_id: SessionId) -> str:
-    """Have a gang's network, also when several agents of one engine come at once; returns its id."""
+    """Have a gang's network, also when several kernels, or agents of one engine, come at once; returns its id."""
+    with _MAKING[hash(session_id) % len(_MAKING)]:
+        return _ensure(api, session_id)
+
+
+def _ensure(api: APIClient, session_id: SessionId) -> str:
     name = network_name(session_id)
     found = _find(api, name)
     if not found:
