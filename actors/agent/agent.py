@@ -10,45 +10,38 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
 
+from actors.agent.access import KernelAccess
 from actors.agent.backends.base import ComputeBackend, Found, Life
 from actors.agent.choosing import choose_backend
 from actors.agent.devices.base import DevicePlugin, installed_plugins
-from actors.agent.exec_runner import ExecRunner
-from actors.agent.executions import Executions, why_unreachable
+from actors.agent.executions import Executions
 from actors.agent.facts import FactQueue, FactsTaker
-from actors.agent.folders import kernel_folder, life_folder
 from actors.agent.held import HeldDevices
 from actors.agent.journal import Journal, KernelRecord, Startup
-from actors.agent.kernel import ConnectKernel, KernelDriver, Workshop
-from actors.agent.links import KernelLink
+from actors.agent.kernel import KernelDriver
+from actors.agent.linking import connect_kernel
 from actors.agent.node import NodeReporter, NodeTaker, PutReport
 from actors.agent.offload import Offload
 from actors.agent.recovery import Plan, plan_recovery
-from actors.agent.runner_link import RunnerLink
 from actors.agent.startup import follow_startup
-from actors.agent.transfers import Downloads, abort_upload, write_chunk
-from actors.agent.workdir import WorkFolder, disk_error, read_untrusted
-from actors.contracts import ExecuteRequest, FileEntry, Inspection, Route, Transfer
+from actors.agent.transfers import Downloads
+from actors.agent.workdir import disk_error
+from actors.agent.workshop import ConnectKernel, Workshop
+from actors.contracts import Inspection
 from backendai_ray.config import Settings
 from backendai_ray.core.errors import (
     BackendError,
     Conflict,
     InsufficientResources,
     InvalidParameter,
-    KernelNotFound,
-    KernelUnreachable,
-    SessionEnded,
-    StaleRoute,
     Unavailable,
 )
-from backendai_ray.core.execution import RunOutput
 from backendai_ray.core.ids import AgentId, KernelId, is_uuid
 from backendai_ray.core.reports import KernelFact
 from backendai_ray.core.sessions import KernelSpec, Reason, Status
@@ -65,7 +58,7 @@ class ManagerPeer(FactsTaker, NodeTaker, Protocol):
     """What an agent needs of the Manager."""
 
 
-class Agent:
+class Agent(KernelAccess):
     """See :class:`actors.contracts.AgentContract`, which this implements."""
 
     def __init__(
@@ -94,6 +87,7 @@ class Agent:
         self._startups: dict[KernelId, asyncio.Task[None]] = {}
         self._executions = Executions()
         self._downloads = Downloads()
+        self._sessions_dir = settings.sessions_dir
         self._creating = asyncio.Lock()
 
     # ── start and end ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -108,7 +102,6 @@ class Agent:
         self._offload = Offload(
             quick=QUICK_THREADS, slow=max(SLOW_THREADS, 2 * self._settings.agent.create_concurrency)
         )
-        self._sessions_dir = self._settings.sessions_dir
         await self._offload.quick(_make_sessions_dir, self._sessions_dir)
         self._sessions_fd = os.open(self._sessions_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._backend: ComputeBackend = await self._open_backend()
@@ -416,134 +409,6 @@ class Agent:
         if self._kernels.get(kernel_id) is driver:
             del self._kernels[kernel_id]
 
-    # ── running code ───────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def execute(self, request: ExecuteRequest) -> RunOutput:
-        return await self._executions.execute(self._routed(request.route), request)
-
-    async def complete(self, route: Route, code: str, options: Mapping[str, Any]) -> Sequence[str]:
-        driver = self._routed(route)
-        link = await driver.ready_link()
-        row, column = options.get("row"), options.get("col")
-        return await link.complete(code, _cursor(code, row, column))
-
-    async def interrupt(self, route: Route) -> None:
-        link = await self._routed(route).ready_link()
-        await link.interrupt()
-
-    async def logs(self, kernel_id: KernelId) -> bytes:
-        driver = self._known(kernel_id)
-        return await self._offload.slow(self._read_logs, driver.record)
-
-    def _read_logs(self, record: KernelRecord) -> bytes:
-        limit = self._settings.agent.log_bytes
-        if record.has_ended:
-            text = self._journal.read_log(record.spec.kernel_id, limit)
-        else:
-            text = self._backend.log(record.life, limit)
-        run_dir = life_folder(self._sessions_dir, record.life) / "run"
-        for name in ("startup.log.1", "startup.log"):
-            text += read_untrusted(run_dir / name, limit)
-        return text[-limit:]
-
-    def _with_log(self, fact: KernelFact) -> KernelFact:
-        """In a worker thread: complete the news of an end with what the kernel printed."""
-        driver = self._kernels.get(fact.kernel_id)
-        if driver is None or not driver.record.has_ended:
-            return fact
-        return replace(fact, log_tail=self._read_logs(driver.record))
-
-    # ── terminals ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def open_pty(self, route: Route, *, rows: int, cols: int, pty_id: str) -> None:
-        link = await self._routed(route).ready_link()
-        await link.open_pty(pty_id, rows=rows, cols=cols)
-
-    async def read_pty(self, route: Route, pty_id: str, after_seq: int, wait_s: float) -> tuple[int, bytes, bool]:
-        driver = self._routed(route)
-        link = await driver.ready_link()
-        try:
-            output = await link.pty_read(pty_id, after=after_seq, wait_s=wait_s, max_bytes=PTY_READ_BYTES)
-        except KernelUnreachable as error:
-            raise await why_unreachable(driver, error) from error
-        return output.offset, output.data, output.exit_code is not None
-
-    async def write_pty(self, route: Route, pty_id: str, data: bytes) -> None:
-        link = await self._routed(route).ready_link()
-        await link.pty_write(pty_id, data)
-
-    async def resize_pty(self, route: Route, pty_id: str, *, rows: int, cols: int) -> None:
-        link = await self._routed(route).ready_link()
-        await link.pty_resize(pty_id, rows=rows, cols=cols)
-
-    async def close_pty(self, route: Route, pty_id: str) -> None:
-        link = await self._routed(route).ready_link()
-        await link.pty_close(pty_id)
-
-    # ── files ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def list_files(self, route: Route, path: str) -> Sequence[FileEntry]:
-        return await self._offload.quick(self._folder(route)[1].list, path)
-
-    async def write_file(self, route: Route, path: str, offset: int, data: bytes, *, final: bool) -> None:
-        root, folder = self._folder(route)
-        await self._offload.quick(write_chunk, root / "uploads", folder, path, offset, data, final=final)
-
-    async def abort_write(self, route: Route, path: str) -> None:
-        root, _ = self._folder(route)
-        await self._offload.quick(abort_upload, root / "uploads", path)
-
-    async def open_download(self, route: Route, paths: Sequence[str], *, archive: bool) -> Transfer:
-        root, folder = self._folder(route)
-        prepare = self._downloads.prepare
-        return await self._offload.slow(prepare, route.kernel_id, folder, root / "uploads", paths, archive=archive)
-
-    async def read_download(self, transfer_id: str, offset: int, size: int) -> bytes:
-        return await self._offload.quick(self._downloads.read, transfer_id, offset, size)
-
-    async def close_download(self, transfer_id: str) -> None:
-        await self._offload.quick(self._downloads.close, transfer_id)
-
-    def _folder(self, route: Route) -> tuple[Path, WorkFolder]:
-        record = self._routed(route).record
-        if record.has_ended:
-            raise SessionEnded(f"the session has ended: {record.message or record.reason}")
-        root = kernel_folder(self._sessions_dir, record.spec.kernel_id)
-        return root, WorkFolder(root / "work", record.uid)
-
-    # ── look-ups ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _known(self, kernel_id: KernelId) -> KernelDriver:
-        driver = self._kernels.get(kernel_id)
-        if driver is None:
-            raise KernelNotFound(f"the node has no kernel {kernel_id}")
-        return driver
-
-    def _routed(self, route: Route) -> KernelDriver:
-        driver = self._known(route.kernel_id)
-        if route.agent_id != self._id or route.epoch < driver.record.route_epoch:
-            raise StaleRoute("the session was renamed, restarted or moved since it was looked up; look it up again")
-        if route.session_id != driver.record.spec.session_id:
-            raise Conflict("the kernel belongs to another session")
-        return driver
-
-
-def connect_kernel(workshop: Workshop, record: KernelRecord, socket: Path) -> KernelLink:
-    """Return a link, not connected yet, to whatever answers in a kernel."""
-    if record.has_runner:
-        token = read_untrusted(life_folder(workshop.settings.sessions_dir, record.life) / "run" / "token", 256)
-        return RunnerLink(socket, token=token.decode(errors="replace").strip())
-    run_dir = life_folder(workshop.settings.sessions_dir, record.life) / "run"
-    return ExecRunner(workshop.backend, record.life, workshop.offload, run_dir)
-
 
 def _make_sessions_dir(path: Path) -> None:
     path.mkdir(mode=0o711, parents=True, exist_ok=True)
-
-
-def _cursor(code: str, row: object, column: object) -> int | None:
-    """Return the offset of a row and a column (both from 0), as the official client tells the cursor."""
-    if not isinstance(row, int) or not isinstance(column, int):
-        return None
-    lines = code.split("\n")
-    return sum(len(line) + 1 for line in lines[: max(0, row)]) + max(0, column)

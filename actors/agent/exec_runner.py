@@ -264,7 +264,8 @@ class _Reader:
     async def _wait(self, wait_s: float) -> None:
         self._news.clear()
         try:
-            await asyncio.wait_for(self._news.wait(), wait_s)
+            async with asyncio.timeout(wait_s):
+                await self._news.wait()
         except TimeoutError:
             pass  # nothing new
 

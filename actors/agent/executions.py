@@ -81,7 +81,8 @@ async def why_unreachable(driver: KernelDriver, error: KernelUnreachable) -> Ker
     """Return why a runner does not answer: the kernel's own end if that is what it is, else the error as it was."""
     try:
         if driver.link is None or not driver.link.alive:
-            await asyncio.wait_for(driver.ended.wait(), END_IS_FOUND_OUT_S)
+            async with asyncio.timeout(END_IS_FOUND_OUT_S):
+                await driver.ended.wait()
     except TimeoutError:
         return error
     if not driver.record.has_ended:

@@ -72,15 +72,15 @@ class FactQueue:
     async def _send(self, batch: list[KernelFact]) -> bool:
         try:
             complete = [await asyncio.to_thread(self._complete, f) if _has_log(f) else f for f in batch]
-            call = self._manager.kernel_facts(self._agent_id, self._incarnation, complete)
-            await asyncio.wait_for(call, CALL_TIMEOUT_S)
+            async with asyncio.timeout(CALL_TIMEOUT_S):  # wait_for would lose a cancellation now and then
+                await self._manager.kernel_facts(self._agent_id, self._incarnation, complete)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with the Manager, the facts must get there
             log.warning("facts.not_taken", count=len(batch), error=str(error).strip()[-200:] or repr(error))
             return False
         for fact in batch:
+            # By identity: an equal fact that was put meanwhile is news.
             waiting = self._waiting.get(fact.kernel_id, [])
-            if fact in waiting:
-                waiting.remove(fact)
+            waiting[:] = [one for one in waiting if one is not fact]
             if not waiting:
                 self._waiting.pop(fact.kernel_id, None)
         return True

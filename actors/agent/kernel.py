@@ -9,25 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
-from actors.agent.backends.base import ComputeBackend, Ending, Found, Launch, Life, PreparedImage
-from actors.agent.backends.environ import BOOTSTRAP_NAME, SOCKET_NAME, TOKEN_NAME, kernel_environ
-from actors.agent.devices.base import DevicePlugin, Grant
-from actors.agent.facts import FactQueue
-from actors.agent.folders import kernel_folders, life_folder
-from actors.agent.held import HeldDevices
-from actors.agent.journal import Journal, KernelRecord, StopOrder
+from actors.agent.backends.base import Ending, Found, Life
+from actors.agent.backends.environ import SOCKET_NAME
+from actors.agent.folders import life_folder
+from actors.agent.journal import KernelRecord, StopOrder
 from actors.agent.links import KernelLink
-from actors.agent.offload import Offload
 from actors.agent.startup import take_result
-from backendai_ray.config import Settings
+from actors.agent.workshop import Workshop, launch_life
 from backendai_ray.core.errors import (
     BackendError,
     EngineUnavailable,
@@ -46,28 +41,6 @@ log = structlog.get_logger()
 FIRST_RETRY_S: Final = 0.2
 LAST_RETRY_S: Final = 5.0
 MAX_SOCKET_PATH: Final = 107
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workshop:
-    """What all kernels of an agent share."""
-
-    settings: Settings
-    backend: ComputeBackend
-    plugins: Sequence[DevicePlugin]
-    offload: Offload
-    journal: Journal
-    facts: FactQueue
-    held: HeldDevices
-    starts: asyncio.Semaphore
-    """As many kernels are made at the same time."""
-    sessions_fd: int
-    """The open sessions folder: sockets are reached through it, since their own paths may be too long."""
-    connect: ConnectKernel
-    """Makes a link to the runner behind a socket (or to the shell, where there is no runner)."""
-
-
-ConnectKernel = Callable[[Workshop, KernelRecord, Path], KernelLink]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,35 +250,11 @@ class KernelDriver:
             self._container_ended = False
             self.change(has_runner=bool(image.python))
             await self.save(durable=False)
-            job = shop.offload.slow(self._launch, image, join_grants(shop.plugins, self.record))
+            job = shop.offload.slow(launch_life, shop, self.record, image)
             self._launching = asyncio.ensure_future(job)
             container_id = await asyncio.shield(self._launching)
             self.change(container_id=container_id)
             await self._connect()
-
-    def _launch(self, image: PreparedImage, grant: Grant) -> str:
-        """In a worker thread: lay out the folders and have the backend start the life."""
-        shop, record = self._shop, self.record
-        spec = record.spec
-        folders = kernel_folders(shop.settings.sessions_dir, record.life)
-        folders.run.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folders.run.parent.chmod(0o711)
-        for name, text in ((TOKEN_NAME, secrets.token_hex(16)), (BOOTSTRAP_NAME, spec.bootstrap_script)):
-            if text:
-                _write_once(folders.run / name, text, record.uid)
-        _give_to(folders.run, record.uid)
-        launch = Launch(
-            life=record.life,
-            spec=spec,
-            image=image,
-            folders=folders,
-            grant=grant,
-            environ=kernel_environ(spec, grant.environ),
-            pids_limit=shop.settings.agent.pids_limit,
-            uid=record.uid,
-            output_buffer_bytes=shop.settings.agent.output_buffer_bytes,
-        )
-        return shop.backend.launch(launch)
 
     async def _connect(self) -> None:
         """Wait for the runner, unless the container ends first.
@@ -477,27 +426,7 @@ class _StoppedError(Exception):
 
 async def _politely(link: KernelLink) -> None:
     try:
-        await asyncio.wait_for(link.shutdown(), 1.0)
+        async with asyncio.timeout(1.0):
+            await link.shutdown()
     except (BackendError, TimeoutError):
         pass  # it is stopped the hard way next
-
-
-def join_grants(plugins: Sequence[DevicePlugin], record: KernelRecord) -> Grant:
-    """Return what a kernel gets from all device plug-ins together."""
-    return Grant.join(plugin.grant(record.spec.allocation) for plugin in plugins)
-
-
-def _write_once(path: Path, text: str, uid: int) -> None:
-    """Write a file for the kernel, unless an earlier try did: what is there may be the kernel's doing, so keep off."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        return
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    _give_to(path, uid)
-
-
-def _give_to(path: Path, uid: int) -> None:
-    if uid != os.geteuid():
-        os.chown(path, uid, uid, follow_symlinks=False)

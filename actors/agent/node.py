@@ -92,10 +92,10 @@ class NodeReporter:
         if self._is_told and ready == self._ready:
             return True
         try:
-            call = self._manager.node_report(
-                self._agent_id, self._incarnation, self._version, self._passed_on, ready=ready
-            )
-            await asyncio.wait_for(call, CALL_TIMEOUT_S)
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                await self._manager.node_report(
+                    self._agent_id, self._incarnation, self._version, self._passed_on, ready=ready
+                )
         except Exception as error:  # noqa: BLE001 - a Manager that is away, restarting or broken is asked again
             log.warning("node.report_not_taken", version=self._version, error=str(error).strip()[-200:] or repr(error))
             return False
@@ -114,7 +114,8 @@ class NodeReporter:
                     look_at = loop.time() + LOOK_INTERVAL_S
                     await self.look()
                 if await self.tell(ready=True):
-                    await asyncio.wait_for(self._manager.heartbeat(self._agent_id, self._incarnation), CALL_TIMEOUT_S)
+                    async with asyncio.timeout(CALL_TIMEOUT_S):
+                        await self._manager.heartbeat(self._agent_id, self._incarnation)
             except AgentNotFound:
                 self._is_told = False  # a Manager that does not know us: introduce ourselves again
             except Exception as error:  # noqa: BLE001 - the next round tries again

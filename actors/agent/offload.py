@@ -31,6 +31,6 @@ class Offload:
         return await asyncio.get_running_loop().run_in_executor(pool, job)
 
     def close(self) -> None:
-        """Let running jobs end by themselves; nothing new is taken."""
-        self._quick.shutdown(wait=False, cancel_futures=True)
+        """Take nothing new; quick jobs are waited for (milliseconds), slow ones end by themselves."""
+        self._quick.shutdown(wait=True, cancel_futures=True)
         self._slow.shutdown(wait=False, cancel_futures=True)

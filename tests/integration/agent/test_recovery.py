@@ -27,8 +27,9 @@ for number in range(60):
 
 async def inspected(hosted: HostedAgent, spec: KernelSpec) -> KernelFact:
     inspection = await hosted.call("inspect")
-    (fact,) = (fact for fact in inspection.kernels if fact.kernel_id == spec.kernel_id)
-    return fact
+    facts: list[KernelFact] = [fact for fact in inspection.kernels if fact.kernel_id == spec.kernel_id]
+    assert len(facts) == 1
+    return facts[0]
 
 
 async def test_code_runs_on_and_its_output_arrives(hosted: HostedAgent) -> None:

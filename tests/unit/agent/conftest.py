@@ -13,8 +13,8 @@ import pytest
 from actors.agent import node
 from actors.agent.agent import Agent
 from actors.agent.journal import KernelRecord
-from actors.agent.kernel import Workshop
 from actors.agent.testing.fakes import FakeBackend, FakeEngine, FakeLink, FakePlugin, RecordingManager
+from actors.agent.workshop import Workshop
 from actors.contracts import Route
 from backendai_ray.config import Settings, load_settings
 from backendai_ray.core.devices import Allocation

@@ -20,7 +20,7 @@ from backendai_ray.core.errors import (
     StaleRoute,
 )
 from backendai_ray.core.execution import ExecMode
-from backendai_ray.core.ids import KernelId
+from backendai_ray.core.ids import AgentId, KernelId
 from backendai_ray.core.sessions import KernelSpec, Reason, Status
 from tests.unit.agent.conftest import Bench, kernel_spec, route_to
 
@@ -274,7 +274,7 @@ async def test_routes(agent: Agent, bench: Bench) -> None:
     with pytest.raises(KernelNotFound):
         await agent.execute(query(kernel_spec()))
     with pytest.raises(StaleRoute):
-        await agent.execute(replace(query(spec), route=replace(route_to(spec, epoch=2), agent_id="other")))
+        await agent.execute(replace(query(spec), route=replace(route_to(spec, epoch=2), agent_id=AgentId("other"))))
 
 
 async def test_not_ready_before_it_runs(agent: Agent, bench: Bench) -> None:

@@ -1,0 +1,84 @@
+"""What all kernels of an agent share, and how one of their lives is launched."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from actors.agent.backends.base import ComputeBackend, Launch, PreparedImage
+from actors.agent.backends.environ import BOOTSTRAP_NAME, TOKEN_NAME, kernel_environ
+from actors.agent.devices.base import DevicePlugin, Grant
+from actors.agent.facts import FactQueue
+from actors.agent.folders import kernel_folders
+from actors.agent.held import HeldDevices
+from actors.agent.journal import Journal, KernelRecord
+from actors.agent.links import KernelLink
+from actors.agent.offload import Offload
+from backendai_ray.config import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workshop:
+    """What all kernels of an agent share."""
+
+    settings: Settings
+    backend: ComputeBackend
+    plugins: Sequence[DevicePlugin]
+    offload: Offload
+    journal: Journal
+    facts: FactQueue
+    held: HeldDevices
+    starts: asyncio.Semaphore
+    """As many kernels are made at the same time."""
+    sessions_fd: int
+    """The open sessions folder: sockets are reached through it, since their own paths may be too long."""
+    connect: ConnectKernel
+    """Makes a link to the runner behind a socket (or to the shell, where there is no runner)."""
+
+
+ConnectKernel = Callable[[Workshop, KernelRecord, Path], KernelLink]
+
+
+def launch_life(shop: Workshop, record: KernelRecord, image: PreparedImage) -> str:
+    """Lay out the folders and have the backend start the record's life; returns its container id. Blocks."""
+    spec = record.spec
+    grant = Grant.join(plugin.grant(spec.allocation) for plugin in shop.plugins)
+    folders = kernel_folders(shop.settings.sessions_dir, record.life)
+    folders.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folders.run.parent.chmod(0o711)
+    for name, text in ((TOKEN_NAME, secrets.token_hex(16)), (BOOTSTRAP_NAME, spec.bootstrap_script)):
+        if text:
+            _write_once(folders.run / name, text, record.uid)
+    _give_to(folders.run, record.uid)
+    launch = Launch(
+        life=record.life,
+        spec=spec,
+        image=image,
+        folders=folders,
+        grant=grant,
+        environ=kernel_environ(spec, grant.environ),
+        pids_limit=shop.settings.agent.pids_limit,
+        uid=record.uid,
+        output_buffer_bytes=shop.settings.agent.output_buffer_bytes,
+    )
+    return shop.backend.launch(launch)
+
+
+def _write_once(path: Path, text: str, uid: int) -> None:
+    """Write a file for the kernel, unless an earlier try did: what is there may be the kernel's doing, so keep off."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    _give_to(path, uid)
+
+
+def _give_to(path: Path, uid: int) -> None:
+    if uid != os.geteuid():
+        os.chown(path, uid, uid, follow_symlinks=False)
