@@ -70,7 +70,9 @@ class Peer:
         handle = self._handle or await self._look_up()
         timeout_s = _timeout_of(method, args, kwargs)
         try:
-            return await asyncio.wait_for(getattr(handle, method).remote(*args, **kwargs), timeout_s)
+            # Not wait_for: in Python 3.11 it loses a cancellation that arrives together with the result.
+            async with asyncio.timeout(timeout_s):
+                return await getattr(handle, method).remote(*args, **kwargs)
         except RayTaskError as exc:
             raise _cause(exc) from None
         except BackendError:
@@ -88,8 +90,8 @@ class Peer:
 
     async def _look_up(self) -> Any:
         try:
-            look_up = asyncio.to_thread(ray.get_actor, self._name, self._namespace)
-            self._handle = await asyncio.wait_for(look_up, _LOOKUP_TIMEOUT_S)
+            async with asyncio.timeout(_LOOKUP_TIMEOUT_S):
+                self._handle = await asyncio.to_thread(ray.get_actor, self._name, self._namespace)
         except (ValueError, TimeoutError, RayError):
             raise self._unavailable(f"there is no actor named {self._name} now", actor=self._name) from None
         return self._handle

@@ -78,7 +78,8 @@ async def _resolve_report(handle: object) -> NodeReport:
     if not isinstance(handle, list):
         raise TypeError(f"a report handle is a list with one reference, not {type(handle).__name__}")
     try:
-        report = await asyncio.wait_for(handle[0], _REPORT_TIMEOUT_S)
+        async with asyncio.timeout(_REPORT_TIMEOUT_S):
+            report = await handle[0]
     except (ray.exceptions.RayError, TimeoutError) as exc:
         raise Unavailable(f"the node's report is gone ({type(exc).__name__})") from None
     if not isinstance(report, NodeReport):
@@ -184,7 +185,8 @@ def _actor(cls: type, settings: Settings, name: str, *args: Any, **options: Any)
 
 
 async def _list_nodes() -> Sequence[RayNode]:
-    rows = await asyncio.wait_for(asyncio.to_thread(ray.nodes), _NODE_LIST_TIMEOUT_S)
+    async with asyncio.timeout(_NODE_LIST_TIMEOUT_S):
+        rows = await asyncio.to_thread(ray.nodes)
     return [
         RayNode(row["NodeID"], row["NodeManagerHostname"], (row.get("Labels") or {}).get(NODE_ID_LABEL, ""))
         for row in rows
@@ -254,9 +256,10 @@ async def deploy(settings: Settings, *, bus_url: str, ports: Sequence[int]) -> D
         _actor(FrontDoorActor, named, f"front-door:{index}", index, port, bus_url) for index, port in enumerate(ports)
     ]
     try:
-        keypair = await asyncio.wait_for(manager.bootstrap_credentials.remote(), _DEPLOY_TIMEOUT_S)
-        await asyncio.wait_for(sokovan.stats.remote(), _DEPLOY_TIMEOUT_S)
-        addresses = await asyncio.wait_for(asyncio.gather(*(d.address.remote() for d in doors)), _DEPLOY_TIMEOUT_S)
+        async with asyncio.timeout(_DEPLOY_TIMEOUT_S):
+            keypair = await manager.bootstrap_credentials.remote()
+            await sokovan.stats.remote()
+            addresses = await asyncio.gather(*(door.address.remote() for door in doors))
     except TimeoutError:
         raise Unavailable(
             f"the actors did not start within {_DEPLOY_TIMEOUT_S:g} s; see {settings.data_dir / 'logs'}"

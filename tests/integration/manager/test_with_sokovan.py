@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
@@ -82,20 +81,14 @@ async def cluster(tmp_path: Path) -> AsyncIterator[RealCluster]:
     await real.kill()
 
 
-async def test_from_submit_to_create_in_a_moment(cluster: RealCluster) -> None:
-    agent = cluster.agents[AgentId("a1")]
-    took = []
+async def test_from_submit_to_running_and_back(cluster: RealCluster) -> None:
     for _ in range(20):
-        agent.calls.clear()
-        began = time.perf_counter()
         session = (await cluster.submit()).session
         running = await cluster.manager.wait(session.id, ["RUNNING"], 10)
-        took.append(time.perf_counter() - began)
         assert running.status is Status.RUNNING
         await cluster.terminate(running)
-        await cluster.manager.wait(session.id, [], 10)
-    print(f"submit to RUNNING without containers: median {sorted(took)[10] * 1000:.1f} ms")
-    assert sorted(took)[10] < 0.25
+        ended = await cluster.manager.wait(session.id, [], 10)
+        assert ended.status is Status.TERMINATED
 
 
 async def test_two_hundred_with_room_for_eight_drain_by_themselves(cluster: RealCluster) -> None:

@@ -6,7 +6,6 @@ import io
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -332,15 +331,12 @@ def test_completion_scripts(bai: Bai, shell: str) -> None:
     assert "_BAI_COMPLETE" in bai("completion", shell).out
 
 
-def test_help_is_quick_and_light() -> None:
+def test_help_is_light() -> None:
     program = "import atexit, sys; atexit.register(lambda: print(*sys.modules))\n"
     program += "from backendai_ray.cli.main import main; main(['--help'])"
-    began = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    took_s = time.perf_counter() - began
     loaded = set(done.stdout.rpartition("\n\n")[2].split())
     assert loaded & {"ray", "httpx", "pydantic", "rich", "asyncio", "fastapi"} == set()
-    assert took_s < 2, "about 0.1 s on an idle machine"
 
 
 @pytest.mark.parametrize(("code", "expected"), [(None, 0), (0, 0), (3, 3), (255, 255), (256, 0), (-9, 137), (-15, 143)])
