@@ -46,7 +46,9 @@ def test_all_run_in_order_and_nothing_is_double_booked(live_cluster: LocalCluste
     ended = [live_client.sessions.get(one).info() for one in ids]
     assert [info.result for info in ended] == ["success"] * COUNT
     histories = {one: live_client.sessions.get(one).history() for one in ids}
-    placed = [min(line.at for line in histories[one] if line.after == "SCHEDULED" and not line.kernel_id) for one in ids]
+    placed = [
+        min(line.at for line in histories[one] if line.after == "SCHEDULED" and not line.kernel_id) for one in ids
+    ]
     assert placed == sorted(placed)
     assert watcher.most_used <= float(node.capacity["cpu"])
     assert watcher.samples > 3
