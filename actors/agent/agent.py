@@ -42,7 +42,7 @@ from backendai_ray.core.errors import (
     InvalidParameter,
     Unavailable,
 )
-from backendai_ray.core.ids import AgentId, KernelId, is_uuid
+from backendai_ray.core.ids import AgentId, KernelId, SessionId, is_uuid
 from backendai_ray.core.reports import KernelFact
 from backendai_ray.core.sessions import KernelSpec, Reason, Status
 
@@ -84,7 +84,7 @@ class Agent(KernelAccess):
         self._successors: dict[KernelId, KernelSpec] = {}
         self._strays: dict[KernelId, list[Found]] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._startups: dict[KernelId, asyncio.Task[None]] = {}
+        self._startups: dict[Life, asyncio.Task[None]] = {}
         self._executions = Executions()
         self._downloads = Downloads()
         self._sessions_dir = settings.sessions_dir
@@ -104,9 +104,9 @@ class Agent(KernelAccess):
         )
         await self._offload.quick(_make_sessions_dir, self._sessions_dir)
         self._sessions_fd = os.open(self._sessions_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._journal = Journal(self._sessions_dir, self._id)
         self._backend: ComputeBackend = await self._open_backend()
         plugins = self._given_plugins if self._given_plugins is not None else installed_plugins(self._settings.agent)
-        self._journal = Journal(self._sessions_dir, self._id)
         self._held = HeldDevices()
         self._facts = FactQueue(self._id, self._incarnation, self._manager)
         self._facts.on_send(self._with_log)
@@ -141,11 +141,23 @@ class Agent(KernelAccess):
         await self._reporter.tell(ready=True)
         self._spawn(self._reporter.run(), "reporter")
         self._spawn(self._sweep_for_ever(), "sweep")
+        self._spawn(self._warm_up(), "warm-up")
         log.info("agent.started", agent_id=self._id, backend=self._backend.name, kernels=len(self._kernels))
+
+    async def _warm_up(self) -> None:
+        """Look at the default image now, if it is there, so that the first session need not wait for that."""
+        try:
+            if self._settings.agent.default_image in await self._offload.slow(self._backend.images):
+                await self._offload.slow(self._backend.prepare_image, "python", "")
+        except BackendError as error:
+            log.info("agent.default_image_not_ready", error=error.message)
 
     async def _open_backend(self) -> ComputeBackend:
         if self._given_backend is None:
-            return await self._offload.slow(choose_backend, self._settings, self._id)
+            # Kernels of an engine that is away for a moment must not be taken for lost by another backend.
+            records = await self._offload.slow(self._journal.load)
+            before = {record.backend for record in records if not record.has_ended and record.backend}
+            return await self._offload.slow(choose_backend, self._settings, self._id, before)
         await self._offload.slow(self._given_backend.open)
         return self._given_backend
 
@@ -276,6 +288,7 @@ class Agent(KernelAccess):
             agent_id=self._id,
             spec=spec,
             uid=self._backend.kernel_uid(spec.kernel_id),
+            backend=self._backend.name,
             epoch=spec.epoch,
             route_epoch=spec.epoch,
             session_name=spec.session_name,
@@ -284,7 +297,10 @@ class Agent(KernelAccess):
 
     def _launch(self, driver: KernelDriver) -> None:
         spec = driver.record.spec
+        limit = self._settings.agent.max_kernels
         try:
+            if limit and len(self._held.holders()) >= limit:
+                raise Conflict(f"it has {limit} kernels already, and may have no more (agent.max_kernels)")
             self._held.hold(spec.kernel_id, spec.allocation)
         except Conflict as error:
             log.error("agent.refused", kernel_id=spec.kernel_id, error=error.message)
@@ -321,7 +337,8 @@ class Agent(KernelAccess):
             while True:
                 try:
                     await self._offload.slow(self._backend.stop, one.life, 0.0)
-                    await self._offload.slow(self._backend.remove, one.life)
+                    gang = SessionId(one.session_id) if one.session_id else None
+                    await self._offload.slow(self._backend.remove, one.life, gang)
                     break
                 except BackendError as error:
                     log.warning("agent.stray_stays", life=str(one.life), error=error.message)
@@ -356,12 +373,12 @@ class Agent(KernelAccess):
         self._follow_startup(driver)
 
     def _follow_startup(self, driver: KernelDriver) -> None:
-        kernel_id, startup = driver.record.spec.kernel_id, driver.record.startup
-        if startup is None or startup.exit_code is not None or kernel_id in self._startups:
+        life, startup = driver.record.life, driver.record.startup
+        if startup is None or startup.exit_code is not None or life in self._startups:
             return
-        task = asyncio.create_task(self._finish_startup(driver), name=f"startup-{kernel_id}")
-        self._startups[kernel_id] = task
-        task.add_done_callback(lambda _: self._startups.pop(kernel_id, None))
+        task = asyncio.create_task(self._finish_startup(driver), name=f"startup-{life}")
+        self._startups[life] = task
+        task.add_done_callback(lambda _: self._startups.pop(life, None))
 
     async def _finish_startup(self, driver: KernelDriver) -> None:
         life = driver.record.life

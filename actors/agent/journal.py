@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from backendai_ray.core.sessions import KernelSpec, Reason, Status
 log = structlog.get_logger()
 
 _NAME = "kernel.json"
+ABANDONED_AFTER_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,8 @@ class KernelRecord:
     agent_id: AgentId
     spec: KernelSpec
     uid: int
+    backend: str = ""
+    """What its lives are lives of."""
     status: Status = Status.PREPARING
     epoch: int = 0
     """Of the present life; a restart raises it."""
@@ -163,9 +167,14 @@ class Journal:
         shutil.rmtree(root, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Delete folders without a record: left by a crash while a kernel was begun or forgotten."""
+        """Delete folders without a record: left by a crash while a kernel was begun or forgotten.
+
+        Only old ones: another agent that shares the folder may be about to write its record.
+        """
         for root in self._dir.iterdir() if self._dir.exists() else ():
-            if is_uuid(root.name) and not (root / _NAME).exists() and not any(root.glob("life-*/box/config.json")):
+            if not is_uuid(root.name) or (root / _NAME).exists() or any(root.glob("life-*/box/config.json")):
+                continue
+            if time.time() - root.stat().st_mtime > ABANDONED_AFTER_S:
                 shutil.rmtree(root, ignore_errors=True)
 
     # ── logs of ended kernels ──────────────────────────────────────────────────────────────────────────────────────

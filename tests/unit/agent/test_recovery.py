@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -178,7 +180,9 @@ async def test_damaged_record_harms_nobody_else(bench: Bench, damage: bytes) -> 
 
 
 async def test_half_made_folder_is_swept(bench: Bench) -> None:
-    (bench.settings.sessions_dir / _IDS[1] / "work").mkdir(parents=True)
+    for kernel_id in _IDS[1:3]:
+        (bench.settings.sessions_dir / kernel_id / "work").mkdir(parents=True)
+    os.utime(bench.settings.sessions_dir / _IDS[1], (1, 1))
     (bench.settings.sessions_dir / "not-a-kernel").mkdir()
     await bench.agent()
-    assert bench.on_disk() == ["not-a-kernel"]
+    assert bench.on_disk() == [_IDS[2], "not-a-kernel"]
