@@ -1,6 +1,6 @@
 """The official client, in a virtual environment of its own, against a front door.
 
-``BAI_COMPAT`` says against which server: ``fakes`` (default), ``cluster``, or ``fakes,cluster``. The client is
+``BAI_COMPAT`` says against which servers: ``fakes``, ``cluster``, or ``fakes,cluster`` (default). The client is
 installed from the package registry once per machine; ``BAI_OFFICIAL_CLIENT=/path/to/venv`` names one that is there.
 """
 
@@ -184,7 +184,7 @@ class Official:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "server_name" in metafunc.fixturenames:
-        names = os.environ.get("BAI_COMPAT", "fakes").split(",")
+        names = os.environ.get("BAI_COMPAT", "fakes,cluster").split(",")
         marks = {"cluster": pytest.mark.ray}
         parameters = [pytest.param(name, marks=marks[name]) if name in marks else name for name in names]
         metafunc.parametrize("server_name", parameters)
