@@ -210,6 +210,8 @@ class Agent(KernelAccess):
             driver = self._kernels[kernel_id]
             if not one.is_running:
                 driver.container_ended(one.life)
+            elif driver.record.stop is None:
+                driver.change(status=Status.RUNNING)  # callers come at once; whoever does first connects
             driver.start(one)
             self._follow_startup(driver)
 

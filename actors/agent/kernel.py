@@ -286,7 +286,10 @@ class KernelDriver:
             raise
         finally:
             greeting.cancel()
-        self.link = link
+        if self.link is not None and self.link.alive:
+            link.close()  # a caller who could not wait has connected meanwhile
+        else:
+            self.link = link
 
     def _new_link(self) -> KernelLink:
         record, shop = self.record, self._shop

@@ -18,9 +18,9 @@ class Plan:
     ended: tuple[KernelId, ...] = ()
     """Had ended before; only to be told again."""
     to_make: tuple[KernelId, ...] = ()
-    """Were on their way: begin again, which makes nothing twice."""
+    """Were on their way and do not run: begin again, which makes nothing twice."""
     to_adopt: dict[KernelId, Found] = field(default_factory=dict)
-    """Had been running: go on with them, or find out how they ended."""
+    """Run, or had been running: go on with them, or find out how they ended."""
     leftovers: tuple[Found, ...] = ()
     """Lives that a record has moved on from: remove them."""
     strays: dict[KernelId, list[Found]] = field(default_factory=dict)
@@ -36,7 +36,7 @@ def plan_recovery(records: Sequence[KernelRecord], found: Sequence[Found]) -> Pl
         kernel_id = record.spec.kernel_id
         if record.has_ended:
             ended.append(kernel_id)
-        elif record.status is Status.RUNNING or record.stop is not None:
+        elif record.status is Status.RUNNING or record.stop is not None or _runs(by_life.get(record.life)):
             to_adopt[kernel_id] = by_life.get(record.life) or _gone(record.life)
         else:
             to_make.append(kernel_id)
@@ -49,6 +49,11 @@ def plan_recovery(records: Sequence[KernelRecord], found: Sequence[Found]) -> Pl
         elif owner.life != one.life or owner.has_ended:
             leftovers.append(one)
     return Plan(tuple(ended), tuple(to_make), to_adopt, tuple(leftovers), strays)
+
+
+def _runs(found: Found | None) -> bool:
+    """A record may be a little behind: that a kernel runs is written down after it has been told."""
+    return found is not None and found.is_running
 
 
 def _gone(life: Life) -> Found:
