@@ -47,7 +47,7 @@ _REPORT_TIMEOUT_S = 5.0
 _AGENT_PINGS = 4
 _AGENT_PING_PAUSE_S = 0.5
 _DEPLOY_TIMEOUT_S = 60.0
-_DRAIN_POLL_S = 0.1
+_POLL_S = 0.1
 
 
 async def _boot(name: str, start: Callable[[], Awaitable[None]]) -> None:
@@ -268,6 +268,17 @@ async def deploy(settings: Settings, *, bus_url: str, ports: Sequence[int]) -> D
     return Deployment(endpoints=endpoints, access_key=str(keypair.access_key), secret_key=keypair.secret_key)
 
 
+async def wait_for_node(settings: Settings, *, timeout_s: float) -> bool:
+    """Return whether a node takes sessions within ``timeout_s``."""
+    manager = manager_peer(settings.namespace)
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while not any(agent.schedulable for agent in await manager.agents()):
+        if asyncio.get_running_loop().time() > deadline:
+            return False
+        await asyncio.sleep(_POLL_S)
+    return True
+
+
 async def drain(settings: Settings, *, timeout_s: float) -> int:
     """End all sessions and return how many are left after ``timeout_s``."""
     manager = manager_peer(settings.namespace)
@@ -285,4 +296,4 @@ async def drain(settings: Settings, *, timeout_s: float) -> int:
                 )
         if not page.total or asyncio.get_running_loop().time() > deadline:
             return page.total
-        await asyncio.sleep(_DRAIN_POLL_S)
+        await asyncio.sleep(_POLL_S)

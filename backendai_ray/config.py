@@ -96,7 +96,12 @@ class AgentSettings(_Section):
         "auto",
         description="What kernels run in; auto: docker where an engine answers, else process. sim runs nothing.",
     )
-    node_id: str = Field("", description="The node's stable id; empty: its host name.")
+    node_id: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$",
+        description="The stable id of a one-machine cluster's node; empty: its host name. Elsewhere, the Ray node "
+        "label backendai.io/node-id gives a node its id.",
+    )
     resource_group: str = Field("default", description="The resource group of the node.")
     reserved_cpu: float = Field(0, ge=0, description="Cores kept back for the system.")
     reserved_mem: str = Field("512m", description="Memory kept back for the system.")

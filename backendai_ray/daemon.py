@@ -38,6 +38,8 @@ from backendai_ray.ray_env import apply_ray_environment, ensure_token_file
 log = structlog.get_logger()
 
 DRAIN_TIMEOUT_S = 45.0
+NODE_TIMEOUT_S = 30.0
+"""A cluster whose node is not ready by then is usable all the same: sessions wait, and `bai nodes` says why."""
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 Tell = Callable[[str, object], None]
@@ -68,6 +70,8 @@ async def run_cluster(settings: Settings, tell: Tell) -> None:
         _watch_signals(ended)  # Ray takes SIGTERM for itself
         tell("progress", "starting the actors")
         state = await _deploy(settings, bus_url, ray_address)
+        tell("progress", "waiting for the node")
+        await _wait_for_node(settings)
         write_state(state)
         stack.callback(state_file(settings.data_dir).unlink, missing_ok=True)
         tell("ready", state)
@@ -125,6 +129,8 @@ def _ray(settings: Settings) -> Iterator[str]:
     apply_ray_environment(loopback_only=True, token_file=ensure_token_file(settings.data_dir / "run" / "ray-token"))
     import ray
 
+    from actors.node_watcher import NODE_ID_LABEL
+
     # Unix socket paths of Ray must stay short, so its scratch is not in the data folder.
     scratch = tempfile.mkdtemp(prefix="bai-ray-")
     try:
@@ -133,6 +139,7 @@ def _ray(settings: Settings) -> Iterator[str]:
             namespace=settings.namespace,
             include_dashboard=False,
             object_store_memory=settings.object_store_bytes,
+            labels={NODE_ID_LABEL: settings.agent.node_id} if settings.agent.node_id else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
             _temp_dir=scratch,
@@ -163,6 +170,13 @@ async def _deploy(settings: Settings, bus_url: str, ray_address: str) -> Cluster
         namespace=settings.namespace,
         data_dir=str(settings.data_dir),
     )
+
+
+async def _wait_for_node(settings: Settings) -> None:
+    from backendai_ray.cluster import wait_for_node
+
+    if not await wait_for_node(settings, timeout_s=NODE_TIMEOUT_S):
+        log.warning("cluster.no_node", waited_s=NODE_TIMEOUT_S)
 
 
 def _free_port(host: str) -> int:

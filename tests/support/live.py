@@ -49,7 +49,13 @@ def start_cluster(data_dir: Path, backend: str) -> LocalCluster:
     settings = load_settings(
         data_dir=data_dir,
         api={"port": 0},
-        agent={"backend": backend, "cpu_overcommit": CPU_OVERCOMMIT, "reserved_mem": "0", "stop_grace_s": 1},
+        agent={
+            "backend": backend,
+            "node_id": f"test-{backend}",
+            "cpu_overcommit": CPU_OVERCOMMIT,
+            "reserved_mem": "0",
+            "stop_grace_s": 1,
+        },
         manager={"sweep_interval_s": 1, "agent_lost_after_s": 20, "terminating_timeout_s": 10},
     )
     tests_own = {name: os.environ.pop(name, None) for name in RAY_SETTINGS}

@@ -26,7 +26,7 @@ from actors.agent.backends.base import (
     Life,
     PreparedImage,
 )
-from actors.agent.backends.docker.containers import LABEL, container_name, create_arguments, found_from
+from actors.agent.backends.docker.containers import container_name, create_arguments, found_from, own_labels
 from actors.agent.backends.docker.events import EventWatcher
 from actors.agent.backends.docker.exec_process import DockerExec
 from actors.agent.backends.docker.images import ImageStore
@@ -57,6 +57,7 @@ class DockerBackend(ComputeBackend):
 
     def __init__(self, settings: Settings, agent_id: AgentId) -> None:
         super().__init__(settings, agent_id)
+        self._own = own_labels(agent_id, settings.sessions_dir)
         self._client: docker.DockerClient | None = None
         self._images: ImageStore | None = None
         self._events: EventWatcher | None = None
@@ -147,7 +148,7 @@ class DockerBackend(ComputeBackend):
         is_gang = len(launch.spec.cluster_hosts) > 1
         network = ensure_network(self._api, launch.spec.session_id) if is_gang else ""
         runner_dir = self._runner_dir if launch.image.python else None
-        arguments = create_arguments(self._api, launch, agent_id=self.agent_id, runner_dir=runner_dir, network=network)
+        arguments = create_arguments(self._api, launch, own=self._own, runner_dir=runner_dir, network=network)
         try:
             return str(self._api.create_container(**arguments)["Id"]), False
         except APIError as error:
@@ -162,7 +163,7 @@ class DockerBackend(ComputeBackend):
 
     def list_own(self) -> Sequence[Found]:
         with _engine("the containers cannot be listed"):
-            rows = self._api.containers(all=True, filters={"label": f"{LABEL}agent-id={self.agent_id}"})
+            rows = self._api.containers(all=True, filters={"label": [f"{k}={v}" for k, v in self._own.items()]})
         found = [one for one in map(found_from, rows) if one is not None]
         for one in found:
             self._remember(one.life, one.container_id)
@@ -183,7 +184,7 @@ class DockerBackend(ComputeBackend):
             return
         actor = event.get("Actor") or {}
         attributes = actor.get("Attributes") or {}
-        if attributes.get(f"{LABEL}agent-id") != self.agent_id or self._on_end is None:
+        if self._on_end is None or any(attributes.get(name) != value for name, value in self._own.items()):
             return
         found = found_from({"Labels": attributes, "Id": actor.get("ID", ""), "State": "exited"})
         if found is None:

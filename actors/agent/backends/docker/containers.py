@@ -32,11 +32,20 @@ def container_name(life: Life) -> str:
     return f"backendai-ray-{life}"
 
 
-def labels_of(launch: Launch, agent_id: str) -> dict[str, str]:
+def own_labels(agent_id: str, home: Path) -> dict[str, str]:
+    """Return what marks everything of one agent.
+
+    The home, the folder of its kernels' records, tells clusters apart that share an engine and call their nodes
+    alike, as two on one machine do.
+    """
+    return {f"{LABEL}agent-id": agent_id, f"{LABEL}home": str(home)}
+
+
+def labels_of(launch: Launch, own: Mapping[str, str]) -> dict[str, str]:
     """Return all that is needed to know the container again."""
     spec = launch.spec
     return {
-        f"{LABEL}agent-id": agent_id,
+        **own,
         f"{LABEL}kernel-id": spec.kernel_id,
         f"{LABEL}session-id": spec.session_id,
         f"{LABEL}attempt": str(launch.life.attempt),
@@ -66,14 +75,14 @@ def found_from(row: Mapping[str, Any]) -> Found | None:
 
 
 def create_arguments(
-    api: APIClient, launch: Launch, *, agent_id: str, runner_dir: Path | None, network: str
+    api: APIClient, launch: Launch, *, own: Mapping[str, str], runner_dir: Path | None, network: str
 ) -> dict[str, Any]:
     """Return the arguments of the engine's create call; everything in one call.
 
     Args:
         api: Knows which API version the engine speaks.
         launch: What to start.
-        agent_id: For the labels.
+        own: The labels that mark everything of this agent.
         runner_dir: The runner on the host; ``None`` for an image without Python.
         network: The gang's network; empty for a kernel on its own.
     """
@@ -86,7 +95,7 @@ def create_arguments(
         "user": f"{launch.uid}:{launch.uid}",
         "working_dir": WORK_DIR,
         "environment": dict(launch.environ),
-        "labels": labels_of(launch, agent_id),
+        "labels": labels_of(launch, own),
         "entrypoint": _command(launch, has_runner=runner_dir is not None),
         "command": [],
         "ports": list(ports),
