@@ -15,6 +15,7 @@ BENCHES = {
     "submit": "what the control plane adds to a start, and no-op batch sessions per second",
     "recover": "time to schedule again after a kill -9, and what was lost or leaked",
     "store": "durable commits per second, against a bare INSERT and COMMIT loop",
+    "openb": "GPU allocation on a trace of the openb format, against Random, BestFit and FGD as published",
     "idle": "memory and CPU of an idle cluster, against Ray alone with as many empty actors",
 }
 

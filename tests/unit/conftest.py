@@ -29,10 +29,15 @@ def guard(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         pytest.fail("a unit test called ray.init; move it to tests/integration")
 
     monkeypatch.setattr(socket.socket, "connect", connect_but_not_to_docker)
+    was_up = _ray_is_up()
     if "ray" in sys.modules:
         monkeypatch.setattr(sys.modules["ray"], "init", no_ray)
     yield
     # A test that imported Ray only while it ran is caught afterwards. (In a run of all tests the integration
-    # tests' cluster may be up; then ray was imported before and the guard above was in place.)
-    if "ray" in sys.modules and sys.modules["ray"].init is not no_ray and sys.modules["ray"].is_initialized():
+    # tests' cluster may be up before.)
+    if _ray_is_up() and not was_up:
         pytest.fail("a unit test started Ray; move it to tests/integration")
+
+
+def _ray_is_up() -> bool:
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())

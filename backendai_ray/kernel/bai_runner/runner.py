@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from _queue import SimpleQueue
-from _signal import SIG_SETMASK, SIGINT, pthread_kill, pthread_sigmask  # type: ignore[import-not-found]
+from _signal import SIG_DFL, SIG_SETMASK, SIGINT, SIGTERM, pthread_kill, pthread_sigmask  # type: ignore[import-not-found]
 from _signal import signal as set_signal_handler
 from _thread import allocate_lock, get_ident, start_new_thread
 from time import monotonic, time
@@ -79,6 +79,7 @@ class Runner:
         # Whoever started us may have had signals blocked, as Ray's workers have SIGINT.
         pthread_sigmask(SIG_SETMASK, ())
         set_signal_handler(SIGINT, self._on_interrupt)
+        set_signal_handler(SIGTERM, self._on_terminate)
         start_new_thread(self.server.serve, (self, self._requests))
         # Whoever imports threading first is its main thread for ever: that must be this one.
         import threading  # noqa: F401
@@ -189,6 +190,12 @@ class Runner:
             self.sink.interrupted = self.sink.run is not None
         else:
             raise KeyboardInterrupt
+
+    def _on_terminate(self, signum: int, frame: FrameType | None) -> None:
+        """Die of it, unless we are on our way out already: atexit handlers of the user have their time then."""
+        if not self._stopping:
+            set_signal_handler(SIGTERM, SIG_DFL)
+            os.kill(os.getpid(), SIGTERM)
 
     # -- helpers ----------------------------------------------------------------------------------------------
 
