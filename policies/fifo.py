@@ -8,6 +8,7 @@ from backendai_ray.core.scheduling import AgentSelection, Placement, Plan, Refus
 
 from .columns import RoomCache
 from .queue_pass import QueuePass
+from .selection import for_pass
 
 
 class FifoPolicy:
@@ -53,9 +54,10 @@ class FifoPolicy:
         return outcome
 
     def _begin(self, snapshot: Snapshot) -> QueuePass:
+        room = self._rooms.open(snapshot.nodes)
         return QueuePass(
-            self._rooms.open(snapshot.nodes),
-            self._selection,
+            room,
+            for_pass(self._selection, room, snapshot),
             now=snapshot.now,
             still_held=frozenset(kernel.kernel_id for kernel in snapshot.running),
             strict=self._strict,

@@ -1,7 +1,7 @@
 """Agent selections: which of the nodes that could take a kernel is the best one.
 
 A selection has ``rank``. One that also has ``scores`` is asked for numbers by column instead, which is what makes a
-pass over thousands of nodes cheap.
+pass over thousands of nodes cheap. One that wants to know what else waits and runs has ``for_pass``.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from backendai_ray.core.allocator import DeviceMap
-from backendai_ray.core.scheduling import AgentSelection, Node, PendingSession
+from backendai_ray.core.scheduling import AgentSelection, Node, PendingSession, Snapshot
 from backendai_ray.core.slots import CPU, MEM
 
-from .columns import Columns, Floats, Ints
+from .columns import Columns, Floats, Ints, Room
 
 _IDLE_ACCELERATOR = 10.0
 """Weighs more than any fraction: a session that asks for no accelerator goes to nodes without one, if there are."""
@@ -34,6 +34,27 @@ class ColumnSelection(Protocol):
         nothing else: it is kept for identical requests and made anew only for rows that changed.
         """
         ...
+
+
+@runtime_checkable
+class InformedSelection(Protocol):
+    """A selection that decides by the whole snapshot."""
+
+    name: str
+
+    def for_pass(self, room: Room, snapshot: Snapshot) -> AgentSelection:
+        """Return what ranks, or scores, the nodes during one pass over the snapshot.
+
+        Args:
+            room: The room of the pass, which changes while the pass goes on; it must not be changed by the selection.
+            snapshot: The world that is decided on.
+        """
+        ...
+
+
+def for_pass(selection: AgentSelection, room: Room, snapshot: Snapshot) -> AgentSelection:
+    """Return the selection to use in one pass: policies call this at the beginning of each."""
+    return selection.for_pass(room, snapshot) if isinstance(selection, InformedSelection) else selection
 
 
 class _ByUse:

@@ -1,0 +1,155 @@
+"""What the free accelerators of nodes are worth to a mix of requests, and what placing one request costs of it.
+
+For one kind of accelerator and one expected request, a node's free devices are worth what such requests could use of
+them: as many copies as fit on the devices, and, of these, only a part where cores or memory give out first. Summed up
+over the mix this is the node's worth; a placement costs the difference. It foresees what strands: accelerators without
+cores beside them, shares that no request fits in, and devices that are the only ones some requests may use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backendai_ray.core.slots import UNITS_PER_COUNT
+
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+Reals = NDArray[np.float32]
+_Kind = TypeVar("_Kind", bound=Hashable)
+
+_AT_MOST = 128
+"""More kinds of requests than this, the most frequent, are not looked at: they cost time and change little."""
+_OTHERS_REACH = 0.8
+"""How much of the devices that one kind of request leaves without cores or memory is still counted as usable.
+
+Others that need less beside the device come as well. 0 would take every node for as if one kind of request came
+there only, 1 for as if cores and memory never gave out before the last request (what published FGD assumes).
+"""
+
+
+class Shape(NamedTuple):
+    """What one request takes of a node: cores and memory in their units, and ``devices``, ``units`` of each."""
+
+    cpu: int
+    mem: int
+    devices: int
+    units: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Expected requests for one kind of accelerator."""
+
+    shapes: tuple[Shape, ...]
+    share: tuple[float, ...]
+    """How frequent each is."""
+
+
+def most_frequent(counts: Mapping[_Kind, int]) -> list[tuple[_Kind, float]]:
+    """Return the kinds of requests that matter, the most frequent first, with their frequency."""
+    total = sum(counts.values())
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    return [(kind, count / total) for kind, count in ordered[:_AT_MOST]]
+
+
+class Stock:
+    """The accelerators of one kind on some nodes (rows), as they stand while requests are placed."""
+
+    def __init__(self, cpu: Ints, mem: Ints, free: Ints, devices: Ints, mix: Mix, access: Mask) -> None:
+        """Lay out the nodes.
+
+        Args:
+            cpu: Free cores per node, in units.
+            mem: Free memory per node, in units.
+            free: Free units per node and device; nodes with fewer devices than others have zeros.
+            devices: How many devices each node has, free or not.
+            mix: What is expected to come.
+            access: Per node and expected request: whether the request could ever be placed there.
+        """
+        self._cpu, self._mem, self._free = cpu.astype(np.float32), mem.astype(np.float32), free.copy()
+        self._devices = devices
+        self._take_mix(mix, access)
+
+    def _take_mix(self, mix: Mix, access: Mask) -> None:
+        sizes = sorted({shape.units for shape in mix.shapes} or {UNITS_PER_COUNT})
+        largest = max(UNITS_PER_COUNT, int(self._free.max(initial=0)))
+        left = np.arange(largest + 1)[:, None]
+        self._copies_in: Reals = (left // np.array(sizes)).astype(np.float32)
+        """Per free units of one device and size of a request: how many such requests fit in."""
+        self._size = np.array([sizes.index(shape.units) for shape in mix.shapes], dtype=np.int64)
+        counts = np.array([shape.devices for shape in mix.shapes], dtype=np.float32)
+        self._gangs = np.flatnonzero(counts > 1)
+        self._gang_counts = counts[self._gangs]
+        self._per_cpu: Reals = (1 / np.array([max(1, s.cpu) for s in mix.shapes])).astype(np.float32)
+        self._per_mem: Reals = (1 / np.array([max(1, s.mem) for s in mix.shapes])).astype(np.float32)
+        self._worth = self._worth_of_one(mix, access)
+        self._copies: Reals = self._copies_in[self._free].sum(axis=1)
+        self._now = self._value(np.arange(len(self._cpu)), self._copies, self._cpu, self._mem)
+
+    def expect(self, mix: Mix, access: Mask) -> None:
+        """Expect another mix from now on."""
+        self._take_mix(mix, access)
+
+    def _worth_of_one(self, mix: Mix, access: Mask) -> Reals:
+        """Return per node and expected request what placing one of them there is worth.
+
+        Requests that few devices can serve make each of those devices worth more: that is what keeps scarce models
+        free for those who can use nothing else.
+        """
+        serving = np.maximum(self._devices @ access, 1) / max(1, int(self._devices.sum()))
+        units = np.array([shape.devices * shape.units for shape in mix.shapes]) / UNITS_PER_COUNT
+        worth: Reals = (access * (np.array(mix.share) * units / serving)).astype(np.float32)
+        return worth
+
+    def changed(self, row: int, cpu: int, mem: int, free: Sequence[int] | Ints) -> None:
+        """Take note of what is free on a node now."""
+        self._cpu[row], self._mem[row] = cpu, mem
+        self._free[row] = 0
+        self._free[row, : len(free)] = free
+        self._copies[row] = self._copies_in[self._free[row]].sum(axis=0)
+        rows = np.array([row])
+        self._now[rows] = self._value(rows, self._copies[rows], self._cpu[rows], self._mem[rows])
+
+    def loss(self, shape: Shape, rows: Ints) -> Reals:
+        """Return for each of the rows what placing a request there costs, in devices; it may be a little below zero."""
+        copies = self._copies[rows]
+        if shape.devices and shape.units >= UNITS_PER_COUNT:
+            copies = copies - shape.devices * self._copies_in[UNITS_PER_COUNT]
+        elif shape.devices:
+            copies = self._with_parts_taken(copies, shape, rows)
+        after = self._value(rows, np.maximum(copies, 0), self._cpu[rows] - shape.cpu, self._mem[rows] - shape.mem)
+        lost: Reals = self._now[rows] - after
+        return lost
+
+    def _with_parts_taken(self, copies: Reals, shape: Shape, rows: Ints) -> Reals:
+        """Take parts of the fullest devices that suffice, as the allocator does."""
+        free = self._free[rows]
+        every = np.arange(len(rows))
+        order = np.where(free >= shape.units, free, np.iinfo(np.int64).max)
+        for _ in range(shape.devices):
+            device = order.argmin(axis=1)
+            old = free[every, device]
+            copies = copies - self._copies_in[old] + self._copies_in[np.maximum(old - shape.units, 0)]
+            order[every, device] = np.iinfo(np.int64).max
+        return copies
+
+    def _value(self, rows: Ints, copies: Reals, cpu: Reals, mem: Reals) -> Reals:
+        fit = copies[:, self._size]
+        if len(self._gangs):
+            fit[:, self._gangs] = np.floor(fit[:, self._gangs] / self._gang_counts)
+        beside = np.minimum(cpu[:, None] * self._per_cpu, mem[:, None] * self._per_mem)
+        # Reciprocals round: a request that fits exactly must still count as one that fits.
+        possible = beside > 0.9999
+        np.minimum(beside, fit, out=beside)
+        beside *= 1 - _OTHERS_REACH
+        fit *= _OTHERS_REACH
+        fit += beside
+        fit *= possible
+        fit *= self._worth[rows]
+        value: Reals = fit.sum(axis=1)
+        return value
