@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any, cast
 
 import ray
@@ -117,21 +117,25 @@ def _cause(error: RayTaskError) -> Exception:
     return InternalError(f"{type(cause).__name__}: {cause}", traceback=str(error))
 
 
+@cache
 def manager_peer(namespace: str) -> ManagerContract:
     """Return the Manager."""
     return cast(ManagerContract, Peer(MANAGER, namespace))
 
 
+@cache
 def sokovan_peer(namespace: str) -> SokovanContract:
     """Return Sokovan."""
     return cast(SokovanContract, Peer(SOKOVAN, namespace))
 
 
+@cache
 def agent_peer(namespace: str, agent_id: AgentId) -> AgentContract:
     """Return the agent of a node."""
     return cast(AgentContract, Peer(agent_actor_name(agent_id), namespace, unavailable=AgentUnavailable))
 
 
+@cache
 def policy_host_peer(namespace: str, group: ResourceGroupName) -> PolicyHostContract:
     """Return the policy actor of a resource group."""
     return cast(PolicyHostContract, Peer(policy_host_actor_name(group), namespace))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bench.openb_replay import Floats, Ints, Rule, World
 from bench.openb_trace import MILLI, Task
-from policies.fragmentation.worth import Mix, Shape, Stock, most_frequent
+from policies.fragmentation.worth import Mix, Shape, Stock, most_frequent, reach_of
 
 _LARGEST_CPU, _LARGEST_GPU = 128 * MILLI, 8 * MILLI
 """What published BestFit takes for the largest node."""
@@ -171,23 +171,30 @@ class Fragmentation:
 
     keeps = True
 
-    def __init__(self, world: World, seed: int) -> None:
+    def __init__(self, world: World) -> None:
         self._world = world
         self._seen: Counter[Task] = Counter()
-        self._recount_at = 1.0
+        self._arrived = self._recount_at = 0
+        self._there = np.array([world.free.sum(), world.cpu.sum(), world.mem.sum()])
+        self._asked = np.zeros(3)
         self._stock: Stock | None = None
 
     def arrives(self, task: Task) -> bool:
         """Count the task; expect what has come so far, counted again when it has grown by a quarter."""
-        self._seen[task] += task.gpus > 0
-        if not task.gpus or self._seen.total() < self._recount_at:
+        self._asked += (task.gpu_milli, task.cpu, task.mem)
+        if not task.gpus:
             return False
-        self._recount_at = self._seen.total() * _GROWN
-        frequent = most_frequent(+self._seen)
-        mix = Mix(tuple(_shape(kind) for kind, _ in frequent), tuple(share for _, share in frequent))
-        access = np.array([self._world.accepts(kind) for kind, _ in frequent], dtype=np.bool_).T
+        self._seen[task] += 1
+        self._arrived += 1
+        if self._arrived < self._recount_at:
+            return False
+        self._recount_at = int(self._arrived * _GROWN) + 1
+        frequent = most_frequent(self._seen)
+        shapes, share = tuple(_shape(kind) for kind, _ in frequent), tuple(share for _, share in frequent)
+        mix = Mix(shapes, share, reach_of(*(self._asked / self._there).tolist()))
+        world = self._world
+        access = np.array([world.accepts(kind) for kind, _ in frequent], dtype=np.bool_).T
         if self._stock is None:
-            world = self._world
             self._stock = Stock(world.cpu, world.mem, world.free, (world.free > 0).sum(axis=1), mix, access)
         else:
             self._stock.expect(mix, access)
@@ -218,6 +225,6 @@ RULES: dict[str, Callable[[World, Sequence[Task], int], Rule]] = {
     "random": lambda world, trace, seed: Random(world, seed),
     "bestfit": lambda world, trace, seed: BestFit(world, seed),
     "fgd": lambda world, trace, seed: Fgd(world, trace),
-    "fragmentation": lambda world, trace, seed: Fragmentation(world, seed),
+    "fragmentation": lambda world, trace, seed: Fragmentation(world),
 }
 """By the name in the figures: made from the world, the whole trace (only FGD looks at it) and a seed."""

@@ -16,7 +16,7 @@ from policies.candidates import per_node_slots
 from policies.columns import Columns, Floats, Ints, Mask, Room, RoomCache
 from policies.selection import Concentrated
 
-from .worth import Mix, Shape, Stock, most_frequent
+from .worth import Mix, Shape, Stock, most_frequent, reach_of
 
 _Request = tuple[ResourceSlots, str, frozenset[AgentId]]
 """What one node must give, of which architecture, and on which agents alone (empty: any)."""
@@ -64,6 +64,10 @@ class FragmentationInPass:
         self._room = room
         self._among_equals = Concentrated()
         self._read = len(room.touched)
+        self._asked: Counter[str] = Counter()
+        for request, count in mix.items():
+            for slot, units in request[0].items():
+                self._asked[slot] += units * count
         self._stocks: dict[SlotName, Stock] = {}
         for slot in room.columns.slots:
             asking = {request: count for request, count in mix.items() if slot in request[0]}
@@ -94,9 +98,19 @@ class FragmentationInPass:
             free[row, : len(units)] = units
         frequent = most_frequent(asking)
         access = np.array([self._could_take(request) for request, _ in frequent], dtype=np.bool_).T
-        mix = Mix(tuple(_shape(request[0], slot) for request, _ in frequent), tuple(share for _, share in frequent))
+        mix = Mix(
+            tuple(_shape(request[0], slot) for request, _ in frequent),
+            tuple(share for _, share in frequent),
+            reach_of(self._demand(slot), self._demand(CPU), self._demand(MEM)),
+        )
         devices = np.array([len(units) for units in by_node], dtype=np.int64)
         return Stock(self._free_of(CPU), self._free_of(MEM), free, devices, mix, access)
+
+    def _demand(self, slot: SlotName) -> float:
+        """Return what all expected requests ask for of a slot, over what there is."""
+        columns = self._room.columns
+        column = columns.column(slot)
+        return 0.0 if column is None else self._asked[slot] / max(1, int(columns.capacity[:, column].sum()))
 
     def _free_of(self, slot: SlotName) -> Ints:
         columns = self._room.columns

@@ -24,12 +24,9 @@ _Kind = TypeVar("_Kind", bound=Hashable)
 
 _AT_MOST = 128
 """More kinds of requests than this, the most frequent, are not looked at: they cost time and change little."""
-_OTHERS_REACH = 0.8
-"""How much of the devices that one kind of request leaves without cores or memory is still counted as usable.
-
-Others that need less beside the device come as well. 0 would take every node for as if one kind of request came
-there only, 1 for as if cores and memory never gave out before the last request (what published FGD assumes).
-"""
+_MOST_REACHED, _LEAST_REACHED = 0.9, 0.3
+_TIGHT, _FALL = 0.9, 3.0
+"""From this tightness on (see :func:`reach_of`), the reach falls so much faster than tightness rises."""
 
 
 class Shape(NamedTuple):
@@ -48,6 +45,24 @@ class Mix:
     shapes: tuple[Shape, ...]
     share: tuple[float, ...]
     """How frequent each is."""
+    reach: float
+    """How much of the devices that one kind of request leaves without cores or memory is still usable to others."""
+
+
+def reach_of(accelerators: float, cores: float, memory: float) -> float:
+    """Return how much of what one kind of request leaves without cores or memory beside it others may still use.
+
+    Requests that need less beside the device come as well, but the more cores or memory are asked for compared to
+    accelerators, the less is left for them. 1 would mean that cores and memory never give out before the last request
+    (what published FGD assumes), 0 that only one kind of request comes to each node.
+
+    Args:
+        accelerators: What all expected requests ask for over what there is.
+        cores: The same of cores, requests without accelerators included.
+        memory: The same of memory.
+    """
+    tightness = max(cores, memory) / max(accelerators, 1e-9)
+    return min(_MOST_REACHED, max(_LEAST_REACHED, _MOST_REACHED - _FALL * (tightness - _TIGHT)))
 
 
 def most_frequent(counts: Mapping[_Kind, int]) -> list[tuple[_Kind, float]]:
@@ -87,6 +102,7 @@ class Stock:
         self._gang_counts = counts[self._gangs]
         self._per_cpu: Reals = (1 / np.array([max(1, s.cpu) for s in mix.shapes])).astype(np.float32)
         self._per_mem: Reals = (1 / np.array([max(1, s.mem) for s in mix.shapes])).astype(np.float32)
+        self._reach = np.float32(mix.reach)
         self._worth = self._worth_of_one(mix, access)
         self._copies: Reals = self._copies_in[self._free].sum(axis=1)
         self._now = self._value(np.arange(len(self._cpu)), self._copies, self._cpu, self._mem)
@@ -146,8 +162,8 @@ class Stock:
         # Reciprocals round: a request that fits exactly must still count as one that fits.
         possible = beside > 0.9999
         np.minimum(beside, fit, out=beside)
-        beside *= 1 - _OTHERS_REACH
-        fit *= _OTHERS_REACH
+        beside *= 1 - self._reach
+        fit *= self._reach
         fit += beside
         fit *= possible
         fit *= self._worth[rows]
