@@ -11,7 +11,7 @@ from backendai_ray import plugins
 from backendai_ray.core.scheduling import AgentSelection, Node, PendingSession, RunningKernel, Snapshot
 from policies.fifo import FifoPolicy
 from policies.fragmentation import Fragmentation
-from policies.fragmentation.worth import Mix, Shape, Stock
+from policies.fragmentation.worth import Mix, Shape, Stock, reach_of
 from policies.selection import Concentrated
 from policies.testing import (
     PolicyConformance,
@@ -90,7 +90,9 @@ def test_without_accelerators_it_fills_the_fullest_node() -> None:
 
 
 _MIX = Mix(
-    (Shape(4, 8, 1, 1000), Shape(2, 4, 1, 300), Shape(8, 16, 2, 1000), Shape(0, 0, 1, 500)), (0.4, 0.3, 0.2, 0.1)
+    (Shape(4, 8, 1, 1000), Shape(2, 4, 1, 300), Shape(8, 16, 2, 1000), Shape(0, 0, 1, 500)),
+    (0.4, 0.3, 0.2, 0.1),
+    0.5,
 )
 
 
@@ -124,3 +126,8 @@ def test_a_device_without_cores_or_memory_beside_it_is_worth_nothing(cpu: int, m
     rows = np.array([0])
     assert stock_of([cpu], [mem], [[1000, 1000]]).loss(Shape(0, 0, 2, 1000), rows)[0] == 0
     assert stock_of([20], [40], [[1000, 1000]]).loss(Shape(0, 0, 2, 1000), rows)[0] > 0
+
+
+def test_the_scarcer_cores_or_memory_are_the_less_is_left_for_others() -> None:
+    assert reach_of(1.0, 0.5, 0.4) == reach_of(0.5, 0.25, 0.2) > reach_of(1.0, 1.0, 0.4) > reach_of(1.0, 0.5, 1.1)
+    assert 0 < reach_of(0.0, 1.0, 1.0) < reach_of(1.0, 0.0, 0.0) < 1
