@@ -36,10 +36,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(report: Report, options: argparse.Namespace) -> None:
     """Replay the trace with each rule and seed."""
     try:
-        cluster, tasks = read_nodes(options.nodes), read_tasks(options.trace)
+        _compare(report, options)
     except TraceError as error:
         print(f"openb: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _compare(report: Report, options: argparse.Namespace) -> None:
+    cluster, tasks = read_nodes(options.nodes), read_tasks(options.trace)
     name = trace_name(options.trace)
     for rule in [options.selection] if options.selection else RULES:
         at_100: list[float] = []

@@ -22,6 +22,7 @@ ARRIVED_PCT = 130
 _NODE_COLUMNS = ("sn", "cpu_milli", "memory_mib", "gpu", "model")
 _TASK_COLUMNS = ("cpu_milli", "memory_mib", "num_gpu", "gpu_milli")
 _MOST = 2**40
+_MOST_ARRIVALS = 1_000_000
 
 
 class TraceError(ValueError):
@@ -124,9 +125,15 @@ def arrivals(tasks: Sequence[Task], gpu_milli: int, seed: int) -> list[Task]:
     """Return tasks in the order of their arrival, until GPU demand reaches :data:`ARRIVED_PCT`.
 
     First every task of the trace once, shuffled; then tasks drawn from it with replacement.
+
+    Raises:
+        TraceError: the tasks ask for so little that it would take millions of them.
     """
     draw = np.random.default_rng(seed)
     goal, demand = gpu_milli * ARRIVED_PCT / 100, 0
+    needed = goal * len(tasks) / max(1, sum(task.gpu_milli for task in tasks))
+    if needed > _MOST_ARRIVALS:
+        raise TraceError(f"the trace asks for so few GPUs that {needed:.0f} tasks would have to arrive on these nodes")
     arriving: list[Task] = []
     shuffled = draw.permutation(len(tasks))
     while demand < goal:

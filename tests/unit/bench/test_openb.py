@@ -119,6 +119,11 @@ def test_every_task_arrives_once_before_any_comes_again() -> None:
     assert coming == arrivals(tasks, 6000, 42) != arrivals(tasks, 6000, 43)
 
 
+def test_a_trace_that_asks_for_next_to_nothing_is_refused() -> None:
+    with pytest.raises(TraceError, match="so few GPUs"):
+        arrivals([Task(1000, 0, 1, 1, ANY)], 10_000_000, 42)
+
+
 NODES = "sn,cpu_milli,memory_mib,gpu,model\n"
 TASKS = "name,cpu_milli,memory_mib,num_gpu,gpu_milli\n"
 
