@@ -327,3 +327,15 @@ class PolicyHostContract(Protocol):
     async def configure(self, policy: str, selection: str, options: Mapping[str, Any]) -> None:
         """Switch the policy without losing the queue."""
         ...
+
+
+class FrontDoorContract(Protocol):
+    """What a front door offers beside HTTP."""
+
+    async def ping(self) -> str:
+        """Return the incarnation."""
+        ...
+
+    async def address(self) -> str:
+        """Return the URL, once it listens."""
+        ...

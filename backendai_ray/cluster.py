@@ -1,24 +1,32 @@
 """The composition root: the one place that turns plain classes into named, long-lived Ray actors.
 
-An actor here is a plain class plus what it needs from this process (peers, the store, the object store), and the
-habit of coming back by itself: ``__init__`` only schedules :func:`_boot`, which starts the real work and tries again
-until it succeeds, because an exception in ``__init__`` would kill a Ray actor for good.
+An actor here is a thin shell: it offers the methods of its contract and passes each call on to a plain object that it
+builds in its own process, from what that process has (peers, the store, the object store). The class of that object
+is imported there and nowhere else, so no actor carries the libraries of another. ``__init__`` only schedules
+:func:`_boot`, which starts the real work and tries again until it succeeds, because an exception in ``__init__`` would
+kill a Ray actor for good.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import structlog
 from pydantic import SecretStr
 
-from actors.agent.agent import Agent
-from actors.front_door import FrontDoor
-from actors.manager.manager import Manager
+from actors.contracts import (
+    AgentContract,
+    FrontDoorContract,
+    Keypair,
+    ManagerContract,
+    PolicyHostContract,
+    SokovanContract,
+)
 from actors.node_watcher import NODE_ID_LABEL, NodeWatcher, RayNode
 from actors.peers import (
     MANAGER,
@@ -30,8 +38,6 @@ from actors.peers import (
     policy_host_peer,
     sokovan_peer,
 )
-from actors.policy_host import PolicyHost
-from actors.sokovan import Sokovan
 from backendai_ray.config import Settings
 from backendai_ray.core.errors import Unavailable
 from backendai_ray.core.ids import AgentId, ResourceGroupName
@@ -87,13 +93,40 @@ async def _resolve_report(handle: object) -> NodeReport:
     return report
 
 
-class ManagerActor(Manager):
+C = TypeVar("C", bound=type)
+
+
+def _offers(*contracts: type) -> Callable[[C], C]:
+    """Give a shell the asynchronous methods of these contracts; each passes the call on to ``self._inner``."""
+
+    def decorate(shell: C) -> C:
+        for contract in contracts:
+            for name, member in vars(contract).items():
+                if inspect.iscoroutinefunction(member) and name not in vars(shell):
+                    setattr(shell, name, _passing_on(name))
+        return shell
+
+    return decorate
+
+
+def _passing_on(name: str) -> Callable[..., Awaitable[Any]]:
+    async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return await getattr(self._inner, name)(*args, **kwargs)
+
+    call.__name__ = call.__qualname__ = name
+    return call
+
+
+@_offers(ManagerContract)
+class ManagerActor:
     """The Manager, and the watcher that keeps an agent on every node."""
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Ray awaits it
+        from actors.manager.manager import Manager
+
         _set_up(settings, MANAGER)
         namespace = settings.namespace
-        super().__init__(
+        self._inner = Manager(
             settings,
             connect_agent=lambda agent_id: agent_peer(namespace, agent_id),
             sokovan=sokovan_peer(namespace),
@@ -102,58 +135,77 @@ class ManagerActor(Manager):
         self._watcher = NodeWatcher(
             list_nodes=_list_nodes,
             ensure_agent=lambda agent_id, ray_id: _ensure_agent(settings, agent_id, ray_id),
-            joined=self.agent_joined,
-            gone=self.agent_gone,
+            joined=self._inner.agent_joined,
+            gone=self._inner.agent_gone,
         )
-        self._tasks = [
-            asyncio.create_task(_boot(MANAGER, self.start)),
-            asyncio.create_task(self._watch_when_started()),
-        ]
+        self._boot = asyncio.create_task(_boot(MANAGER, self._inner.start))
+        self._watch = asyncio.create_task(self._watch_when_started())
 
     async def _watch_when_started(self) -> None:
-        await self._tasks[0]
+        await self._boot
         await self._watcher.run()
 
+    async def bootstrap_credentials(self) -> Keypair:
+        """Return the first admin's keypair, once the Manager has started."""
+        return await self._inner.bootstrap_credentials()
 
-class SokovanActor(Sokovan):
+
+@_offers(SokovanContract)
+class SokovanActor:
     """Sokovan, which makes a policy actor for each resource group."""
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]
+        from actors.sokovan import Sokovan
+
         _set_up(settings, SOKOVAN)
-        super().__init__(
+        self._inner = Sokovan(
             settings,
             manager=manager_peer(settings.namespace),
             connect_host=lambda group: _connect_host(settings, group),
         )
-        self._task = asyncio.create_task(_boot(SOKOVAN, self.start))
+        self._boot = asyncio.create_task(_boot(SOKOVAN, self._inner.start))
+
+    async def ping(self) -> bool:
+        """Return whether it has started."""
+        await self._boot
+        return True
 
 
-class PolicyHostActor(PolicyHost):
+@_offers(PolicyHostContract)
+class PolicyHostActor:
     """The policy actor of one resource group."""
 
     async def __init__(self, settings: Settings, group: ResourceGroupName) -> None:  # type: ignore[misc]
+        from actors.policy_host import PolicyHost
+
         _set_up(settings, policy_host_actor_name(group))
-        super().__init__(group, resolve=_resolve_report)
+        self._inner = PolicyHost(group, resolve=_resolve_report)
 
 
-class AgentActor(Agent):
+@_offers(AgentContract)
+class AgentActor:
     """The agent of one node."""
 
     async def __init__(self, settings: Settings, agent_id: AgentId) -> None:  # type: ignore[misc]
+        from actors.agent.agent import Agent
+
         _set_up(settings, agent_actor_name(agent_id))
-        super().__init__(
+        self._inner = Agent(
             agent_id, settings, manager=manager_peer(settings.namespace), put_report=lambda report: [ray.put(report)]
         )
-        self._task = asyncio.create_task(_boot(agent_actor_name(agent_id), self.start))
+        self._boot = asyncio.create_task(_boot(agent_actor_name(agent_id), self._inner.start))
 
 
-class FrontDoorActor(FrontDoor):
+@_offers(FrontDoorContract)
+class FrontDoorActor:
     """One HTTP front door."""
 
     async def __init__(self, settings: Settings, index: int, port: int, bus_url: str) -> None:  # type: ignore[misc]
+        from actors.front_door import FrontDoor
+
         _set_up(settings, f"front-door:{index}")
         namespace = settings.namespace
-        super().__init__(
+        self._inner = FrontDoor(
             settings,
             port=port,
             bus_url=bus_url,
@@ -161,7 +213,7 @@ class FrontDoorActor(FrontDoor):
             connect_agent=lambda agent_id: agent_peer(namespace, agent_id),
             sokovan=sokovan_peer(namespace),
         )
-        self._task = asyncio.create_task(_boot(f"front-door:{index}", self.start))
+        self._boot = asyncio.create_task(_boot(f"front-door:{index}", self._inner.start))
 
 
 def _actor(cls: type, settings: Settings, name: str, *args: Any, **options: Any) -> Any:
@@ -258,7 +310,7 @@ async def deploy(settings: Settings, *, bus_url: str, ports: Sequence[int]) -> D
     try:
         async with asyncio.timeout(_DEPLOY_TIMEOUT_S):
             keypair = await manager.bootstrap_credentials.remote()
-            await sokovan.stats.remote()
+            await sokovan.ping.remote()
             addresses = await asyncio.gather(*(door.address.remote() for door in doors))
     except TimeoutError:
         raise Unavailable(
