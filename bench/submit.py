@@ -6,7 +6,6 @@ import argparse
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from pathlib import Path
 
 from backendai_ray.client import Client
@@ -39,21 +38,19 @@ def _control_plane(client: Client, logs: Path, starts: int) -> list[float]:
         ids.append(session.id)
         session.destroy(forced=True)
         session.wait("TERMINATED", timeout=60)
-    received = _times(logs, "session.create_received")
-    created = _times(logs, "kernel.create_called")
-    return [1e3 * (created[one] - received[one]) for one in ids[2:]]
+    received = _moments(logs, "session.submitted", "received_at")
+    called = _moments(logs, "kernel.launched", "called_at")
+    return [1e3 * (called[one] - received[one]) for one in ids[2:]]
 
 
-def _times(logs: Path, event: str) -> dict[str, float]:
-    """Return session id → Unix time of the first log line of that event."""
+def _moments(logs: Path, event: str, field: str) -> dict[str, float]:
+    """Return session id → the Unix time that the first log line of that event carries."""
     found: dict[str, float] = {}
     for path in logs.glob("*.log"):
         for line in path.read_text().splitlines():
             if event in line:
                 record = json.loads(line)
-                if record.get("event") == event:
-                    at = datetime.fromisoformat(record["timestamp"]).timestamp()
-                    found.setdefault(record["session_id"], record.get("at", at))
+                found.setdefault(record.get("session_id", ""), record.get(field, 0.0))
     return found
 
 

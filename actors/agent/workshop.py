@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import structlog
 
 from actors.agent.backends.base import ComputeBackend, Launch, PreparedImage
 from actors.agent.backends.environ import BOOTSTRAP_NAME, TOKEN_NAME, kernel_environ
@@ -19,6 +22,8 @@ from actors.agent.journal import Journal, KernelRecord
 from actors.agent.links import KernelLink
 from actors.agent.offload import Offload
 from backendai_ray.config import Settings
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +70,7 @@ def launch_life(shop: Workshop, record: KernelRecord, image: PreparedImage) -> s
         uid=record.uid,
         output_buffer_bytes=shop.settings.agent.output_buffer_bytes,
     )
+    log.info("kernel.launched", session_id=spec.session_id, kernel_id=spec.kernel_id, called_at=time.time())
     return shop.backend.launch(launch)
 
 

@@ -61,6 +61,7 @@ class Gate:
         scope = exchange.scope
         state = scope.setdefault("state", {})
         state["request_id"] = exchange.request_id
+        state["received_at"] = time.time()
         scope[LIMIT_KEY] = self._max_json_bytes
         try:
             _strip_version(scope)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from uuid import uuid4
 
+import structlog
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,6 +23,8 @@ from backendai_ray.core.ids import AccessKey, SessionId
 from backendai_ray.core.sessions import Session, Status
 
 _WAIT_SLICE_S = 10.0
+
+log = structlog.get_logger()
 
 router = APIRouter(route_class=ApiRoute, tags=["sessions"])
 
@@ -45,6 +48,7 @@ async def create(request: Request, context: ContextDep, caller: CallerDep, body:
         caller = caller_of(request, body.owner_access_key)
     submitted = await _submit(context, caller, body)
     session = submitted.session
+    log.info("session.submitted", session_id=session.id, received_at=request.scope["state"]["received_at"])
     timed_out = False
     if not body.enqueue_only and session.status is not Status.RUNNING and not session.is_terminal:
         session = await _wait_for_running(request, context, session, body.max_wait_s)
