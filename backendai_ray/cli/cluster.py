@@ -55,14 +55,14 @@ def up(
     \b
     bai up --detach && eval "$(bai env)" && bai run python -c 'print("hello")'
     """
-    from backendai_ray.local_cluster import LocalCluster, read_state
-
     overrides: dict[str, Any] = {}
     if port is not None:
         overrides["api"] = {"port": port}
     if backend is not None:
         overrides["agent"] = {"backend": backend}
     settings = _load(data_dir, config, **overrides)
+    from backendai_ray.local_cluster import LocalCluster, read_state
+
     if read_state(settings.data_dir) is not None:
         cluster = LocalCluster.attach(settings)
         _say_ready(cluster, as_json, already=True)
@@ -111,9 +111,9 @@ def _hold(cluster: Any) -> None:
 @_json_option
 def down(keep_sessions: bool, data_dir: Path | None, as_json: bool) -> None:
     """End the cluster on this machine and, unless told otherwise, its sessions."""
+    settings = _load(data_dir)
     from backendai_ray.local_cluster import LocalCluster, read_state
 
-    settings = _load(data_dir)
     was_running = read_state(settings.data_dir) is not None
     if was_running:
         LocalCluster.attach(settings).stop(keep_sessions=keep_sessions)
@@ -128,9 +128,10 @@ def down(keep_sessions: bool, data_dir: Path | None, as_json: bool) -> None:
 @_json_option
 def env(data_dir: Path | None, as_json: bool) -> None:
     """Print the settings that clients need, to be read by a shell: eval "$(bai env)"."""
+    settings = _load(data_dir)
     from backendai_ray.local_cluster import LocalCluster
 
-    variables = LocalCluster.attach(_load(data_dir)).environment
+    variables = LocalCluster.attach(settings).environment
     if as_json:
         click.echo(json.dumps(variables))
         return
@@ -142,10 +143,10 @@ def env(data_dir: Path | None, as_json: bool) -> None:
 @_json_option
 def status(data_dir: Path | None, as_json: bool) -> None:
     """Say whether a cluster runs on this machine, and how its nodes are. Exit code 1 when none runs."""
+    settings = _load(data_dir)
     from backendai_ray.client import Client
     from backendai_ray.local_cluster import read_state
 
-    settings = _load(data_dir)
     state = read_state(settings.data_dir)
     if state is None:
         click.echo(json.dumps({"running": False}) if as_json else f"No cluster runs on {settings.data_dir}.")
