@@ -6,19 +6,19 @@ import asyncio
 import itertools
 import shutil
 import tempfile
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 from actors.agent.agent import Agent
+from actors.agent.testing.builders import kernel_spec_of
 from actors.contracts import ExecuteRequest, Route
 from backendai_ray.config import load_settings
 from backendai_ray.core.allocator import DeviceMap
 from backendai_ray.core.devices import Allocation
 from backendai_ray.core.execution import ExecMode, RunStatus
-from backendai_ray.core.ids import AccessKey, AgentId, KernelId, SessionId
+from backendai_ray.core.ids import AgentId
 from backendai_ray.core.reports import KernelFact, NodeReport
-from backendai_ray.core.sessions import KernelSpec, Reason, SessionType, Status
+from backendai_ray.core.sessions import Reason, Status
 from backendai_ray.core.slots import ResourceSlots
 
 _LIMIT_S = 60.0
@@ -74,23 +74,7 @@ class AgentKernel:
         allocation = DeviceMap(report.devices.devices()).allocate(slots)
         if not isinstance(allocation, Allocation):
             raise RuntimeError(f"no room for one kernel: {allocation}")
-        spec = KernelSpec(
-            kernel_id=KernelId(str(uuid.uuid4())),
-            session_id=SessionId(str(uuid.uuid4())),
-            session_name="bench",
-            access_key=AccessKey("bench"),
-            session_type=SessionType.INTERACTIVE,
-            image="python",
-            architecture="",
-            role="main",
-            index=1,
-            hostname="main1",
-            cluster_hosts=("main1",),
-            slots=slots,
-            allocation=allocation,
-            shmem_bytes=64 * 2**20,
-            environ={},
-        )
+        spec = kernel_spec_of(allocation)
         await self._agent.create_kernels([spec])
         await asyncio.wait_for(self._listener.statuses[Status.RUNNING].wait(), _LIMIT_S)
         self._route = Route(

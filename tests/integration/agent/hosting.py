@@ -14,13 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from actors.agent.testing.builders import kernel_spec_of
 from actors.contracts import ExecuteRequest, Route
 from backendai_ray.config import Settings
 from backendai_ray.core.devices import Allocation
 from backendai_ray.core.execution import ExecMode, RunOutput, RunStatus
-from backendai_ray.core.ids import AccessKey, AgentId, DeviceId, KernelId, SessionId
+from backendai_ray.core.ids import AgentId, DeviceId
 from backendai_ray.core.reports import KernelFact
-from backendai_ray.core.sessions import KernelSpec, Reason, SessionType, Status
+from backendai_ray.core.sessions import KernelSpec, Reason, Status
 from backendai_ray.core.slots import CPU, MEM
 
 ROOT = Path(__file__).parents[3]
@@ -165,24 +166,7 @@ def text_of(output: RunOutput) -> str:
 def kernel_spec(core: int = 0, *, units: int = 1000, memory_bytes: int = 256 * MIB, **changes: Any) -> KernelSpec:
     """A kernel on one core (of which the tests' nodes give out ten times as many as there are)."""
     allocation = Allocation.of([(CPU, DeviceId(str(core)), units), (MEM, DeviceId("root"), memory_bytes)])
-    spec = KernelSpec(
-        kernel_id=KernelId(str(uuid.uuid4())),
-        session_id=SessionId(str(uuid.uuid4())),
-        session_name="test",
-        access_key=AccessKey("AK"),
-        session_type=SessionType.INTERACTIVE,
-        image="python",
-        architecture="",
-        role="main",
-        index=1,
-        hostname="main1",
-        cluster_hosts=("main1",),
-        slots=allocation.slots(),
-        allocation=allocation,
-        shmem_bytes=16 * MIB,
-        environ={},
-    )
-    return replace(spec, **changes)
+    return kernel_spec_of(allocation, **{"shmem_bytes": 16 * MIB, **changes})
 
 
 def _plain(settings: Settings) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +11,14 @@ import pytest
 from actors.agent import node
 from actors.agent.agent import Agent
 from actors.agent.journal import KernelRecord
+from actors.agent.testing.builders import kernel_spec_of
 from actors.agent.testing.fakes import FakeBackend, FakeEngine, FakeLink, FakePlugin, RecordingManager
 from actors.agent.workshop import Workshop
 from actors.contracts import Route
 from backendai_ray.config import Settings, load_settings
 from backendai_ray.core.devices import Allocation
-from backendai_ray.core.ids import AccessKey, AgentId, DeviceId, KernelId, SessionId
-from backendai_ray.core.sessions import KernelSpec, SessionType
+from backendai_ray.core.ids import AgentId, DeviceId
+from backendai_ray.core.sessions import KernelSpec
 from backendai_ray.core.slots import CPU, MEM
 
 AGENT = AgentId("node-1")
@@ -29,24 +28,7 @@ MIB = 2**20
 def kernel_spec(core: int = 0, *, units: int = 1000, **changes: Any) -> KernelSpec:
     """A kernel on one core."""
     allocation = Allocation.of([(CPU, DeviceId(str(core)), units), (MEM, DeviceId("root"), 512 * MIB)])
-    spec = KernelSpec(
-        kernel_id=KernelId(str(uuid.uuid4())),
-        session_id=SessionId(str(uuid.uuid4())),
-        session_name="test",
-        access_key=AccessKey("AK"),
-        session_type=SessionType.INTERACTIVE,
-        image="python",
-        architecture="",
-        role="main",
-        index=1,
-        hostname="main1",
-        cluster_hosts=("main1",),
-        slots=allocation.slots(),
-        allocation=allocation,
-        shmem_bytes=64 * MIB,
-        environ={},
-    )
-    return replace(spec, **changes)
+    return kernel_spec_of(allocation, **changes)
 
 
 def route_to(spec: KernelSpec, *, epoch: int = 0) -> Route:
