@@ -94,7 +94,6 @@ class KernelDriver:
             self._wake.set()
             if before is not None and not self.record.has_ended:
                 self._in_background(self._kill_now())
-            self._in_background(self.save(durable=False))
 
     def restart(self, epoch: int) -> None:
         """Begin to give the kernel a fresh container."""
@@ -340,8 +339,16 @@ class KernelDriver:
         log.info("kernel.ended", kernel_id=record.spec.kernel_id, reason=record.reason, message=record.message)
         self._on_gone(self)
 
+    async def _note_order(self) -> None:
+        """Write why the life ends before anything happens to it: an agent that dies in between must know afterwards."""
+        try:
+            await self.save(durable=False)
+        except OSError as error:
+            log.warning("kernel.order_not_written", kernel_id=self.record.spec.kernel_id, error=str(error))
+
     async def _clear_away(self, *, forced: bool) -> Ending:
         """Stop and remove the present life, however long that takes."""
+        await self._note_order()
         if self._launching is not None:
             await asyncio.wait([self._launching])  # a launch cannot be called back: what it makes is removed below
             self._launching.cancelled() or self._launching.exception()

@@ -9,6 +9,7 @@ import pytest
 
 from actors.agent.agent import Agent
 from actors.agent.backends.base import Life
+from actors.agent.journal import Journal
 from actors.agent.testing.fakes import CANNOT_START, ENGINE_AWAY
 from actors.contracts import ExecuteRequest
 from backendai_ray.core.errors import (
@@ -22,7 +23,7 @@ from backendai_ray.core.errors import (
 from backendai_ray.core.execution import ExecMode
 from backendai_ray.core.ids import AgentId, KernelId
 from backendai_ray.core.sessions import KernelSpec, Reason, Status
-from tests.unit.agent.conftest import Bench, kernel_spec, route_to
+from tests.unit.agent.conftest import AGENT, Bench, kernel_spec, route_to
 
 UNKNOWN = KernelId("00000000-0000-0000-0000-000000000000")
 
@@ -57,6 +58,23 @@ async def test_from_order_to_end(agent: Agent, bench: Bench) -> None:
     await agent.acknowledge([spec.kernel_id])
     assert bench.on_disk() == []
     assert (await agent.inspect()).kernels == ()
+
+
+async def test_why_it_ends_is_on_disk_before_the_kernel_hears_of_it(
+    agent: Agent, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise an agent that is killed right then takes the end for one of the kernel's own."""
+    spec = kernel_spec()
+    await start(agent, bench, spec)
+    reasons: list[Reason | None] = []
+
+    async def shutdown() -> None:
+        (record,) = Journal(bench.settings.sessions_dir, AGENT).load()
+        reasons.append(record.stop and record.stop.reason)
+
+    monkeypatch.setattr(bench.links[-1], "shutdown", shutdown)
+    await end(agent, bench, spec)
+    assert reasons == [Reason.USER_REQUESTED]
 
 
 async def test_repeated_orders_make_nothing_twice(agent: Agent, bench: Bench) -> None:
