@@ -59,6 +59,11 @@ class Peer:
         self._unavailable = unavailable
         self._handle: Any = None
 
+    @property
+    def name(self) -> str:
+        """The actor's name."""
+        return self._name
+
     def __getattr__(self, method: str) -> Callable[..., Any]:
         if method.startswith("_"):
             raise AttributeError(method)
@@ -68,7 +73,7 @@ class Peer:
 
     async def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         handle = self._handle or await self._look_up()
-        timeout_s = _timeout_of(method, args, kwargs)
+        timeout_s = timeout_of(method, args, kwargs)
         try:
             # Not wait_for: in Python 3.11 it loses a cancellation that arrives together with the result.
             async with asyncio.timeout(timeout_s):
@@ -97,7 +102,7 @@ class Peer:
         return self._handle
 
 
-def _timeout_of(method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
+def timeout_of(method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
     """Return how long to wait: a long poll says itself how long it may take."""
     waits = [kwargs.get("wait_s"), kwargs.get("timeout_s"), *(getattr(arg, "wait_s", None) for arg in args)]
     if method == "wait" and len(args) > 2:

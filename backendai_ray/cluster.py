@@ -13,6 +13,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 import ray
@@ -27,6 +28,7 @@ from actors.contracts import (
     PolicyHostContract,
     SokovanContract,
 )
+from actors.direct_line import LineServer, line_path, near_agent
 from actors.node_watcher import NODE_ID_LABEL, NodeWatcher, RayNode
 from actors.peers import (
     MANAGER,
@@ -193,7 +195,16 @@ class AgentActor:
         self._inner = Agent(
             agent_id, settings, manager=manager_peer(settings.namespace), put_report=lambda report: [ray.put(report)]
         )
-        self._boot = asyncio.create_task(_boot(agent_actor_name(agent_id), self._inner.start))
+        self._line = LineServer(self._inner)
+        self._line_path = line_path(settings.data_dir, agent_id)
+        self._boot = asyncio.create_task(_boot(agent_actor_name(agent_id), self._start))
+
+    async def _start(self) -> None:
+        await self._inner.start()
+        try:
+            await self._line.open(self._line_path)
+        except OSError as exc:
+            log.warning("agent.no_direct_line", path=str(self._line_path), error=str(exc))  # all goes through Ray then
 
 
 @_offers(FrontDoorContract)
@@ -210,7 +221,9 @@ class FrontDoorActor:
             port=port,
             bus_url=bus_url,
             manager=manager_peer(namespace),
-            connect_agent=lambda agent_id: agent_peer(namespace, agent_id),
+            connect_agent=cache(
+                lambda agent_id: near_agent(agent_peer(namespace, agent_id), line_path(settings.data_dir, agent_id))
+            ),
             sokovan=sokovan_peer(namespace),
         )
         self._boot = asyncio.create_task(_boot(f"front-door:{index}", self._inner.start))
