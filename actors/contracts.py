@@ -17,7 +17,7 @@ from backendai_ray.core.ids import AccessKey, AgentId, KernelId, ResourceGroupNa
 from backendai_ray.core.lifecycle import StatusChange
 from backendai_ray.core.reports import KernelFact
 from backendai_ray.core.scheduling import Applied, Changes, Placement, Plan, Refusal
-from backendai_ray.core.sessions import KernelSpec, Reason, Session, SessionSpec
+from backendai_ray.core.sessions import KernelSpec, Reason, Session, SessionSpec, Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +28,14 @@ class Route:
     kernel_id: KernelId
     agent_id: AgentId
     epoch: int
+
+    @classmethod
+    def to(cls, session: Session) -> Route | None:
+        """Return the way to a session as it is; ``None`` while it does not run."""
+        kernel = session.main
+        if session.status is not Status.RUNNING or kernel.agent_id is None:
+            return None
+        return cls(session_id=session.id, kernel_id=kernel.id, agent_id=kernel.agent_id, epoch=session.epoch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

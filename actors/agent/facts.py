@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -18,6 +19,8 @@ CALL_TIMEOUT_S = 15.0
 FIRST_RETRY_S = 0.05
 LAST_RETRY_S = 2.0
 MAX_BATCH = 64
+GATHER_S = 0.05
+"""How long news of mere progress gather; starting a kernel needs the processors more than those who watch it do."""
 
 
 class FactsTaker(Protocol):
@@ -38,6 +41,7 @@ class FactQueue:
         self._manager = manager
         self._waiting: dict[KernelId, list[KernelFact]] = {}
         self._news = asyncio.Event()
+        self._urgent = asyncio.Event()
         self._complete: Callable[[KernelFact], KernelFact] = lambda fact: fact
 
     def on_send(self, complete: Callable[[KernelFact], KernelFact]) -> None:
@@ -50,6 +54,8 @@ class FactQueue:
         waiting[:] = [one for one in waiting if one.attempt == fact.attempt and _must_precede(one, fact)]
         waiting.append(fact)
         self._news.set()
+        if _is_urgent(fact):
+            self._urgent.set()
 
     def is_empty(self) -> bool:
         return not self._waiting
@@ -59,6 +65,7 @@ class FactQueue:
         delay = FIRST_RETRY_S
         while True:
             await self._news.wait()
+            await self._gather()
             batch = [fact for facts in self._waiting.values() for fact in facts][:MAX_BATCH]
             if not batch:
                 self._news.clear()
@@ -68,6 +75,14 @@ class FactQueue:
             else:
                 await asyncio.sleep(delay)
                 delay = min(LAST_RETRY_S, delay * 2)
+
+    async def _gather(self) -> None:
+        """Wait for more, unless somebody waits for what there is."""
+        if not any(_is_urgent(fact) for facts in self._waiting.values() for fact in facts):
+            self._urgent.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GATHER_S):
+                    await self._urgent.wait()
 
     async def _send(self, batch: list[KernelFact]) -> bool:
         try:
@@ -88,6 +103,10 @@ class FactQueue:
 
 def _must_precede(older: KernelFact, newer: KernelFact) -> bool:
     return older.status is Status.RUNNING and newer.status is not Status.RUNNING
+
+
+def _is_urgent(fact: KernelFact) -> bool:
+    return fact.status in (Status.RUNNING, Status.TERMINATED)
 
 
 def _has_log(fact: KernelFact) -> bool:

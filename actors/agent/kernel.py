@@ -192,7 +192,7 @@ class KernelDriver:
             except BackendError as error:
                 return self._failed_start(error, was_adopted=found is not None)
             if self.record.restart_to is None:
-                self._say_running()
+                await self._say_running()
             while not (self._container_ended or self.record.stop or self.record.restart_to is not None):
                 self._wake.clear()
                 await self._wake.wait()
@@ -303,10 +303,10 @@ class KernelDriver:
             self.change(status=status, message=message)
             self._shop.facts.put(self.fact())
 
-    def _say_running(self) -> None:
-        self.change(status=Status.RUNNING, message="", reason="")
-        self._shop.facts.put(self.fact())
-        self._in_background(self.save(durable=False))
+    async def _say_running(self) -> None:
+        fact = self.change(status=Status.RUNNING, message="", reason="").fact()
+        await self._note("that it runs")  # first: what was told to run must not be made again by a later agent
+        self._shop.facts.put(fact)
         log.info("kernel.running", kernel_id=self.record.spec.kernel_id, life=self.record.life.tag)
 
     # ── ending ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -339,16 +339,16 @@ class KernelDriver:
         log.info("kernel.ended", kernel_id=record.spec.kernel_id, reason=record.reason, message=record.message)
         self._on_gone(self)
 
-    async def _note_order(self) -> None:
-        """Write why the life ends before anything happens to it: an agent that dies in between must know afterwards."""
+    async def _note(self, what: str) -> None:
+        """Write the record before others hear of it: an agent that dies in between must know it afterwards."""
         try:
             await self.save(durable=False)
         except OSError as error:
-            log.warning("kernel.order_not_written", kernel_id=self.record.spec.kernel_id, error=str(error))
+            log.warning("kernel.not_noted", what=what, kernel_id=self.record.spec.kernel_id, error=str(error))
 
     async def _clear_away(self, *, forced: bool) -> Ending:
         """Stop and remove the present life, however long that takes."""
-        await self._note_order()
+        await self._note("why it ends")
         if self._launching is not None:
             await asyncio.wait([self._launching])  # a launch cannot be called back: what it makes is removed below
             self._launching.cancelled() or self._launching.exception()

@@ -214,10 +214,10 @@ class Manager:
         because = f" ({session.message})" if session.message else ""
         if session.is_terminal or session.status is Status.TERMINATING:
             raise SessionEnded(f"session {session.spec.name} is {session.status}{because}", **facts)
-        kernel = session.main
-        if session.status is not Status.RUNNING or kernel.agent_id is None:
+        route = Route.to(session)
+        if route is None:
             raise SessionNotReady(f"session {session.spec.name} is {session.status}{because}", **facts)
-        return Route(session_id=session.id, kernel_id=kernel.id, agent_id=kernel.agent_id, epoch=session.epoch)
+        return route
 
     async def wait(self, session_id: SessionId, statuses: Sequence[str], timeout_s: float) -> Session:
         """Return the session as soon as it is in one of the statuses or terminal; at the timeout, as it is.

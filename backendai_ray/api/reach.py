@@ -96,10 +96,14 @@ class Reach:
         route = self._routes.get((access_key, name))
         if route is None:
             route = await self.manager(lambda: self._services.manager.route(access_key, name))
-            self._routes[access_key, name] = route
-            while len(self._routes) > _MOST_ROUTES:
-                self._routes.popitem(last=False)
+            self.remember(access_key, name, route)
         return route
+
+    def remember(self, access_key: AccessKey, name: str, route: Route) -> None:
+        """Take this way from now on; the agent refuses it when it has passed."""
+        self._routes[access_key, name] = route
+        while len(self._routes) > _MOST_ROUTES:
+            self._routes.popitem(last=False)
 
     def forget(self, access_key: AccessKey, name: str) -> None:
         """Ask again next time."""

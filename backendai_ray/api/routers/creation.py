@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from actors.contracts import SubmitRequest, Submitted
+from actors.contracts import Route, SubmitRequest, Submitted
 from backendai_ray.api.answers import shown
 from backendai_ray.api.context import Context, ContextDep
 from backendai_ray.api.requests import ApiRoute, Caller, CallerDep, caller_of
@@ -53,6 +53,9 @@ async def create(request: Request, context: ContextDep, caller: CallerDep, body:
     if not body.enqueue_only and session.status is not Status.RUNNING and not session.is_terminal:
         session = await _wait_for_running(request, context, session, body.max_wait_s)
         timed_out = session.status is not Status.RUNNING and not session.is_terminal
+    if route := Route.to(session):  # who creates a session runs code in it next
+        for name in (session.id, session.spec.name):
+            context.reach.remember(session.spec.access_key, name, route)
     answer = CreatedSession(
         session_id=session.id,
         session_name=session.spec.name,
