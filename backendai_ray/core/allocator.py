@@ -5,7 +5,7 @@ the node, so what was planned on a mirror fits on the original. It is determinis
 
 How a slot is given out depends on its kind: memory may be spread over NUMA nodes; counted slots (``cpu``) take whole
 cores on distinct devices and put a fractional remainder where it leaves the most cores whole; whole devices go out as
-sets chosen by :class:`.topology.SetScorer`; shares of a device are packed best-fit and never split below one device.
+sets chosen by :class:`.device_sets.SetScorer`; shares of a device are packed best-fit and never split below one device.
 """
 
 from __future__ import annotations
