@@ -177,9 +177,14 @@ class DeviceMap:
             if known != allocation:
                 raise Conflict(f"kernel {kernel_id} holds other devices already", kernel_id=kernel_id)
             return
-        for slot, device, units in Allocation.of(allocation.parts).parts:
-            self._check(slot, device, units)
-        self.adopt(kernel_id, allocation)
+        parts = allocation.parts
+        if len({(slot, device) for slot, device, _ in parts}) < len(parts):
+            parts = Allocation.of(parts).parts  # parts of one device count together
+        for slot, device, units in parts:
+            if units:
+                self._check(slot, device, units)
+        self._held[kernel_id] = allocation
+        self._change(allocation.parts, 1)
 
     def _check(self, slot: SlotName, device: DeviceId, units: int) -> None:
         layout = self._layout.slots.get(slot)

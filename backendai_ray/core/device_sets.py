@@ -51,6 +51,8 @@ class FewestNumaNodes:
 
     def choose(self, layout: SlotLayout, free: Sequence[int], count: int, near: Sequence[int]) -> Sequence[int]:
         """Return the chosen positions, ascending."""
+        if len(layout.by_numa) == 1:
+            return free[:count]
         by_numa: dict[int, list[int]] = defaultdict(list)
         for position in free:
             by_numa[layout.numa[position]].append(position)
