@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from backendai_ray.core.errors import InvalidParameter
@@ -89,6 +89,22 @@ class SchedulerSettings(_Section):
     sweep_interval_s: float = Field(10, gt=0, description="A pass runs at least this often, should a wake be lost.")
 
 
+class DeviceSettings(_Section):
+    """Device plug-ins."""
+
+    mock: str = Field(
+        "",
+        description="Accelerators to pretend to have: a YAML file on the node, or the name of a shipped one (dgx1, "
+        "box16); empty: none.",
+    )
+
+    @field_validator("mock")
+    @classmethod
+    def _mock_file_is_found_from_anywhere(cls, name: str) -> str:
+        """Make a path absolute here, where the person is who gave it: the agents work in other folders."""
+        return str(Path(name).expanduser().absolute()) if name.endswith((".yaml", ".yml")) else name
+
+
 class AgentSettings(_Section):
     """What runs on every node."""
 
@@ -120,6 +136,7 @@ class AgentSettings(_Section):
     heartbeat_interval_s: float = Field(2, gt=0, description="How often an agent says that it is there.")
     runner_start_timeout_s: float = Field(30, gt=0, description="From container start to the runner's first answer.")
     create_concurrency: int = Field(8, ge=1, le=64, description="Kernels made at the same time on a node.")
+    devices: DeviceSettings = Field(default_factory=DeviceSettings, description="What device plug-ins are told.")
 
 
 class Settings(BaseSettings):

@@ -15,6 +15,7 @@ BENCHES = {
     "submit": "what the control plane adds to a start, and no-op batch sessions per second",
     "recover": "time to schedule again after a kill -9, and what was lost or leaked",
     "store": "durable commits per second, against a bare INSERT and COMMIT loop",
+    "alloc": "the allocator: worst choice among 16 GPUs, NVIDIA's picks on a DGX-1, rates against the original's",
     "openb": "GPU allocation on a trace of the openb format, against Random, BestFit and FGD as published",
     "idle": "memory and CPU of an idle cluster, against Ray alone with as many empty actors",
 }

@@ -5,7 +5,7 @@ the node, so what was planned on a mirror fits on the original. It is determinis
 
 How a slot is given out depends on its kind: memory may be spread over NUMA nodes; counted slots (``cpu``) take whole
 cores on distinct devices and put a fractional remainder where it leaves the most cores whole; whole devices go out as
-sets chosen by :class:`.topology.SetScorer`; shares of a device are packed best-fit and never split below one device.
+sets chosen by :class:`.device_sets.SetScorer`; shares of a device are packed best-fit and never split below one device.
 """
 
 from __future__ import annotations
@@ -177,9 +177,14 @@ class DeviceMap:
             if known != allocation:
                 raise Conflict(f"kernel {kernel_id} holds other devices already", kernel_id=kernel_id)
             return
-        for slot, device, units in Allocation.of(allocation.parts).parts:
-            self._check(slot, device, units)
-        self.adopt(kernel_id, allocation)
+        parts = allocation.parts
+        if len({(slot, device) for slot, device, _ in parts}) < len(parts):
+            parts = Allocation.of(parts).parts  # parts of one device count together
+        for slot, device, units in parts:
+            if units:
+                self._check(slot, device, units)
+        self._held[kernel_id] = allocation
+        self._change(allocation.parts, 1)
 
     def _check(self, slot: SlotName, device: DeviceId, units: int) -> None:
         layout = self._layout.slots.get(slot)

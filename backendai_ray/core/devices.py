@@ -23,7 +23,7 @@ class Device:
     numa_node: int | None = None
     model: str = ""
     attributes: Mapping[str, str] = field(default_factory=dict)
-    """What a plug-in knows beside (PCI bus id, hyper-thread siblings as ``siblings``)."""
+    """What a plug-in knows beside: hyper-thread siblings as ``siblings``, links as :mod:`.links` describes them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from .device_sets import NO_NUMA, SetScorer
 from .slots import UNITS_PER_COUNT, ResourceSlots, SlotKind, SlotName
-from .topology import NO_NUMA, Layout, SetScorer, SlotLayout
+from .topology import Layout, SlotLayout
 
 Piece = tuple[int, int]
 

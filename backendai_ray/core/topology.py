@@ -1,8 +1,7 @@
 """Which devices of a node belong together: the static side of the allocator.
 
-A :class:`Layout` is made once for a node's devices and shared by every copy of its map. A :class:`SetScorer` is the
-one place that says which *set* of whole devices is the better one; links between devices (NVLink, PCIe switches) are
-taken into account by scoring them there.
+A :class:`Layout` is made once for a node's devices and shared by every copy of its map. Which *set* of whole devices is
+the better one is said by its :class:`.device_sets.SetScorer`.
 """
 
 from __future__ import annotations
@@ -12,14 +11,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Protocol
 
+from .device_sets import NO_NUMA, BestLinked, FewestNumaNodes, SetScorer
 from .devices import Device
 from .ids import DeviceId
+from .links import LinkMatrix, Wiring, link_scores
 from .slots import CPU, UNITS_PER_COUNT, SlotKind, SlotName, slot_kind
-
-NO_NUMA = -1
-"""The place of a device whose NUMA node is unknown; it is near to everything."""
 
 _DIGITS = re.compile(r"(\d+)")
 
@@ -49,6 +46,8 @@ class SlotLayout:
     total: int
     overcommitted: bool
     """Whether a counted device is given out more than once (``cpu`` above one per core)."""
+    links: LinkMatrix = ()
+    """What the link of every pair is worth; empty where the devices say nothing of links or are not given out whole."""
 
     def numa_nodes(self) -> tuple[int, ...]:
         """Return the NUMA nodes that have such devices."""
@@ -72,12 +71,25 @@ class Layout:
         Raises:
             ValueError: two devices of one slot have the same id, or a capacity is negative.
         """
+        # Every pass lays thousands of nodes out, most of whose devices are cores: these must not pay for links.
         return _layout(
-            tuple((d.slot, d.id, d.capacity, d.numa_node, d.attributes.get("siblings", "")) for d in devices)
+            tuple(
+                [
+                    (
+                        d.slot,
+                        d.id,
+                        d.capacity,
+                        d.numa_node,
+                        ((a := d.attributes) and (a.get("siblings") or Wiring.of(a))) or "",
+                    )
+                    for d in devices
+                ]
+            )
         )
 
 
-_Row = tuple[SlotName, DeviceId, int, int | None, str]
+_Row = tuple[SlotName, DeviceId, int, int | None, "str | Wiring"]
+"""Slot, id, capacity, NUMA node, and the siblings of a core or the wiring of another device."""
 
 
 @lru_cache(maxsize=4096)
@@ -88,7 +100,8 @@ def _layout(devices: tuple[_Row, ...]) -> Layout:
     slots = {slot: _slot_layout(slot, members) for slot, members in sorted(by_slot.items())}
     nodes = {node for layout in slots.values() for node in layout.numa_nodes()}
     order = tuple(sorted(slots, key=lambda slot: (_ORDER[slots[slot].kind], slot)))
-    return Layout(slots, order, tuple(sorted(nodes)), FewestNumaNodes())
+    linked = any(layout.links for layout in slots.values())
+    return Layout(slots, order, tuple(sorted(nodes)), BestLinked() if linked else FewestNumaNodes())
 
 
 _ORDER = {SlotKind.WHOLE: 0, SlotKind.SHARES: 1, SlotKind.COUNT: 2, SlotKind.BYTES: 3}
@@ -100,12 +113,12 @@ def _slot_layout(slot: SlotName, members: Sequence[_Row]) -> SlotLayout:
     rows = sorted(
         (
             NO_NUMA if numa is None else numa,
-            natural_key(_core_name(device, siblings)),
+            natural_key(_core_name(device, told if isinstance(told, str) else "")),
             natural_key(device),
             device,
             units,
         )
-        for _, device, units, numa, siblings in members
+        for _, device, units, numa, told in members
     )
     index = {device: position for position, (_, _, _, device, _) in enumerate(rows)}
     if len(index) != len(rows):
@@ -116,9 +129,10 @@ def _slot_layout(slot: SlotName, members: Sequence[_Row]) -> SlotLayout:
         by_numa[numa].append(position)
         cores[numa][core].append(position)
     capacity = tuple(units for _, _, _, _, units in rows)
+    kind = slot_kind(slot)
     return SlotLayout(
         slot=slot,
-        kind=slot_kind(slot),
+        kind=kind,
         ids=tuple(index),
         capacity=capacity,
         numa=tuple(row[0] for row in rows),
@@ -128,48 +142,17 @@ def _slot_layout(slot: SlotName, members: Sequence[_Row]) -> SlotLayout:
         index=index,
         total=sum(capacity),
         overcommitted=slot == CPU and max(capacity) > UNITS_PER_COUNT,
+        links=_links(tuple(index), members) if kind is SlotKind.WHOLE else (),
     )
+
+
+def _links(ids: Sequence[DeviceId], members: Sequence[_Row]) -> LinkMatrix:
+    wiring = {device: told if isinstance(told, Wiring) else None for _, device, _, _, told in members}
+    numa_nodes = {device: numa for _, device, _, numa, _ in members}
+    return link_scores(ids, [wiring[device] for device in ids], [numa_nodes[device] for device in ids])
 
 
 def _core_name(device: str, siblings: str) -> str:
     """Return the name of the physical core: the first of the ``siblings`` (``0,32``), or the device itself."""
     names = [part.strip() for part in siblings.split(",") if part.strip()]
     return min([*names, device], key=natural_key)
-
-
-class SetScorer(Protocol):
-    """Chooses which whole devices go to one kernel."""
-
-    def choose(self, layout: SlotLayout, free: Sequence[int], count: int, near: Sequence[int]) -> Sequence[int]:
-        """Return ``count`` members of ``free`` (positions in the layout; there are at least that many).
-
-        Args:
-            layout: The slot's devices.
-            free: Positions of the devices that are wholly free, ascending.
-            count: How many are wanted.
-            near: NUMA nodes of what was chosen for the kernel already, the most important first.
-        """
-        ...
-
-
-class FewestNumaNodes:
-    """The set that lies on the fewest NUMA nodes, nearest to what was chosen before, leaving big sets for others."""
-
-    def choose(self, layout: SlotLayout, free: Sequence[int], count: int, near: Sequence[int]) -> Sequence[int]:
-        """Return the chosen positions, ascending."""
-        by_numa: dict[int, list[int]] = defaultdict(list)
-        for position in free:
-            by_numa[layout.numa[position]].append(position)
-        chosen: list[int] = []
-        while len(chosen) < count:
-            missing = count - len(chosen)
-            node = min(by_numa, key=lambda n: _preference(n, len(by_numa[n]), missing, near))
-            chosen += by_numa.pop(node)[:missing]
-        return sorted(chosen)
-
-
-def _preference(node: int, has: int, wanted: int, near: Sequence[int]) -> tuple[bool, int, int, int]:
-    """Rank a NUMA node: one that suffices alone, then nearness, then the tightest fit (else the most), then number."""
-    suffices = has >= wanted
-    distance = near.index(node) if node in near else len(near)
-    return not suffices, distance, has if suffices else -has, node

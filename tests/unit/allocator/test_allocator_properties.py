@@ -27,7 +27,17 @@ def nodes(draw: st.DrawFn) -> tuple[Device, ...]:
         attributes = {"siblings": ",".join(ids)} if threads > 1 else {}
         devices += [Device(CPU, DeviceId(i), cpu_capacity, numa, attributes=attributes) for i in ids]
     devices += [Device(MEM, DeviceId(f"m{i}"), draw(st.integers(0, 50)), numa) for i, numa in enumerate(numas)]
-    devices += [Device(GPU, DeviceId(f"g{i}"), 1000, numas[i % len(numas)]) for i in range(draw(st.integers(0, 6)))]
+    wired = draw(st.booleans())
+    devices += [
+        Device(
+            GPU,
+            DeviceId(f"g{i}"),
+            1000,
+            numas[i % len(numas)],
+            attributes={"pcie": draw(st.sampled_from(["a/0", "a/1"])), "nvlink": f"g{i ^ 1}=2"} if wired else {},
+        )
+        for i in range(draw(st.integers(0, 6)))
+    ]
     shares = draw(st.sampled_from([500, 1000, 4000]))
     devices += [
         Device(SHARES, DeviceId(f"s{i}"), shares, numas[i % len(numas)]) for i in range(draw(st.integers(0, 4)))
