@@ -16,6 +16,8 @@ BENCHES = {
     "recover": "time to schedule again after a kill -9, and what was lost or leaked",
     "store": "durable commits per second, against a bare INSERT and COMMIT loop",
     "openb": "GPU allocation on a trace of the openb format, against Random, BestFit and FGD as published",
+    "gang": "gangs that fill a cluster in waves, in virtual time: the fewest waves there could be are 9",
+    "philly": "waiting, completion, slowdown and fairness of policies on a trace of the Philly format, in virtual time",
     "idle": "memory and CPU of an idle cluster, against Ray alone with as many empty actors",
 }
 
