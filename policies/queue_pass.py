@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from backendai_ray.core.ids import KernelId, SessionId
 from backendai_ray.core.scheduling import AgentSelection, PendingSession, Placement, Plan, Refusal, RefusalCode
@@ -14,7 +15,7 @@ from .placing import place
 from .reasons import OWN_REASONS, node_refusals, not_eligible_yet, why_not_placed
 
 # One sentence for all of them, so that a long queue costs little to tell; an explanation says more.
-_BEHIND = "waits behind an earlier session, which waits for room"
+_BEHIND = "waits behind a session that goes first and waits for room"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,19 @@ class _Verdict:
 
     code: RefusalCode
     message: str
+
+
+@runtime_checkable
+class AttentiveQueue(Protocol):
+    """A queue whose order depends on what the pass has placed so far."""
+
+    def __iter__(self) -> Iterator[PendingSession]:
+        """Return the sessions, each once; the next is asked for when the one before has been judged."""
+        ...
+
+    def placed(self, session: PendingSession) -> None:
+        """Take note that the session returned last starts."""
+        ...
 
 
 class QueuePass:
@@ -63,8 +77,7 @@ class QueuePass:
         """Judge a whole queue."""
         placements: list[Placement] = []
         refusals: list[Refusal] = []
-        for session in queue:
-            outcome = self.judge(session)
+        for _, outcome in self._outcomes(queue):
             if isinstance(outcome, Placement):
                 placements.append(outcome)
             else:
@@ -92,15 +105,22 @@ class QueuePass:
             ``None`` when the session is not in the queue.
         """
         ahead = 0
-        for session in queue:
+        for session, outcome in self._outcomes(queue):
             if session.id != session_id:
-                ahead += isinstance(self.judge(session), Refusal)
-                continue
-            outcome = self.judge(session)
-            if isinstance(outcome, Placement):
+                ahead += isinstance(outcome, Refusal)
+            elif isinstance(outcome, Placement):
                 return outcome
-            return self._in_detail(session, outcome, ahead)
+            else:
+                return self._in_detail(session, outcome, ahead)
         return None
+
+    def _outcomes(self, queue: Iterable[PendingSession]) -> Iterator[tuple[PendingSession, Placement | Refusal]]:
+        attentive = queue if isinstance(queue, AttentiveQueue) else None
+        for session in queue:
+            outcome = self.judge(session)
+            if attentive is not None and isinstance(outcome, Placement):
+                attentive.placed(session)
+            yield session, outcome
 
     def _in_detail(self, session: PendingSession, refusal: Refusal, ahead: int) -> Refusal:
         code, message = refusal.code, refusal.message

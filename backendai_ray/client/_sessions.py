@@ -73,7 +73,7 @@ class AsyncSessions:
             startup_command: The shell command of a batch session.
             bootstrap_script: Run in each container before anything else.
             batch_timeout_s: How long the startup command may take.
-            priority: Higher starts earlier, where the policy looks at it.
+            priority: Higher starts earlier.
             starts_at: Not before this ISO 8601 date.
             depends_on: Sessions that must succeed first.
             resource_group: The set of nodes to run on.

@@ -15,3 +15,12 @@ def test_it_names_the_extra(command: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "pip install 'backendai-ray[cluster]'" in done.stderr
+
+
+def test_a_simulation_names_it_too() -> None:
+    program = "import sys; sys.modules['numpy'] = None\n"
+    program += "from backendai_ray.cli.main import main\n"
+    program += "main(['simulate', '--nodes', 'n', '--trace', 't', '--policy', 'fifo'])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "pip install 'backendai-ray[cluster]'" in done.stderr

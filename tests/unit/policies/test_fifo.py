@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from backendai_ray.core.errors import InvalidParameter
 from backendai_ray.core.ids import AgentId, SessionId
-from backendai_ray.core.scheduling import PendingSession, Placement, Plan, Refusal, RefusalCode, Snapshot
+from backendai_ray.core.scheduling import PendingSession, Plan, Refusal, RefusalCode, Snapshot
 from backendai_ray.core.sessions import ClusterMode
-from policies.candidates import Candidates
 from policies.columns import RoomCache
 from policies.fifo import FifoPolicy
-from policies.placing import place
 from policies.queue_pass import QueuePass
+from policies.queueing import in_bands
 from policies.reasons import OWN_REASONS
 from policies.selection import Concentrated, Dispersed
 from policies.testing import (
@@ -33,6 +31,8 @@ MULTI = ClusterMode.MULTI_NODE
 
 
 class TestFifoConcentrated(PolicyConformance):
+    work_conserving = True
+
     def make_policy(self) -> FifoPolicy:
         return FifoPolicy(selection=Concentrated())
 
@@ -43,6 +43,8 @@ class TestFifoDispersed(PolicyConformance):
 
 
 class TestFifoNotStrict(PolicyConformance):
+    work_conserving, strict = True, False
+
     def make_policy(self) -> FifoPolicy:
         return FifoPolicy(selection=Concentrated(), strict=False)
 
@@ -206,20 +208,13 @@ def test_options_are_checked() -> None:
         FifoPolicy(selection=Concentrated(), strict="yes")  # type: ignore[arg-type]
 
 
-@given(snapshots(), st.booleans())
-def test_work_conserving_up_to_the_head(snapshot: Snapshot, strict: bool) -> None:
-    """What is left free at the end has no place for any session that was refused for want of room."""
-    plan = decide(snapshot, strict=strict)
-    after = carried_out(snapshot, plan)
-    reasons = codes(plan)
-    for session in after.pending:
-        if reasons[session.id] is RefusalCode.BEHIND_HEAD:
-            assert strict
-            continue
-        if reasons[session.id] in (RefusalCode.NOT_YET, RefusalCode.DEPENDENCIES):
-            continue
-        room = RoomCache().open(after.nodes)
-        assert not isinstance(place(room, Candidates(room, session, Concentrated()), session), Placement)
+def test_a_higher_priority_goes_first_and_holds_up_the_lower_ones() -> None:
+    node = make_node("n0", cpu=4)
+    early, urgent = make_session("early", cpu=2, mem="1g"), make_session("urgent", cpu=3, mem="1g", priority=50)
+    assert placed(decide(make_snapshot([node], [early, urgent]))) == ["urgent"]
+    busy = [run_kernel(node, "k", cpu=2, mem="1g")]
+    plan = decide(make_snapshot([node], [early, urgent], busy))
+    assert codes(plan) == {"urgent": RefusalCode.NOT_ENOUGH, "early": RefusalCode.BEHIND_HEAD}
 
 
 @given(snapshots())
@@ -228,14 +223,15 @@ def test_strict_order_holds(snapshot: Snapshot) -> None:
     plan = decide(snapshot)
     reasons = codes(plan)
     head_seen = False
-    for session in snapshot.pending:
+    queue = in_bands(snapshot.pending)
+    for session in queue:
         code = reasons.get(session.id)
         if head_seen:
             assert code in (RefusalCode.BEHIND_HEAD, RefusalCode.NOT_YET, RefusalCode.DEPENDENCIES)
         elif code is not None and code not in OWN_REASONS:
             assert code is not RefusalCode.BEHIND_HEAD
             head_seen = True
-    assert placed(plan) == [s.id for s in snapshot.pending if s.id in set(placed(plan))]
+    assert placed(plan) == [s.id for s in queue if s.id in set(placed(plan))]
 
 
 @given(snapshots())

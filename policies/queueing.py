@@ -1,0 +1,92 @@
+"""What policies that start sessions in some order have in common: bands of priority, options, reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from backendai_ray.core.errors import InvalidParameter, SessionNotFound
+from backendai_ray.core.ids import SessionId
+from backendai_ray.core.scheduling import AgentSelection, PendingSession, Placement, Plan, Refusal, Snapshot
+
+from .columns import Room, RoomCache
+from .queue_pass import QueuePass
+from .selection import for_pass
+
+
+class QueueingPolicy:
+    """Starts sessions in the order of a queue; a subclass says which order.
+
+    Sessions of a higher priority always come first; the order decides among those of one priority.
+
+    ``strict`` (the default): nothing overtakes the first session that waits for room. Sessions that cannot start for
+    a reason of their own (too large for any node, a start time or a dependency to come, no node of their
+    architecture) hold up nobody. Without it, later sessions may use what the first one cannot.
+
+    An instance keeps a memo between calls; use it from one thread at a time.
+    """
+
+    name = ""
+
+    def __init__(self, *, selection: AgentSelection, strict: bool = True, **unknown: object) -> None:
+        """Make the policy.
+
+        Raises:
+            InvalidParameter: an option is unknown or of the wrong type.
+        """
+        if unknown:
+            option = min(unknown)
+            message = f"options.{option}: {self.name} knows only the option strict"
+            raise InvalidParameter(message, field=f"options.{option}")
+        if not isinstance(strict, bool):
+            raise InvalidParameter(f"options.strict: {strict!r} is neither true nor false", field="options.strict")
+        self._selection = selection
+        self._strict = strict
+        self._rooms = RoomCache()
+
+    def decide(self, snapshot: Snapshot) -> Plan:
+        """Return an ordered plan."""
+        judge, queue = self._begin(snapshot)
+        return judge.run(queue)
+
+    def explain(self, snapshot: Snapshot, session_id: SessionId) -> Refusal | Placement:
+        """Return what ``decide`` does with one session, with a reason for every node that refuses it.
+
+        Raises:
+            SessionNotFound: it is not pending in the snapshot.
+        """
+        judge, queue = self._begin(snapshot)
+        outcome = judge.explain(queue, session_id)
+        if outcome is None:
+            raise SessionNotFound(f"session {session_id} is not waiting", session_id=session_id)
+        return outcome
+
+    def _queue(self, snapshot: Snapshot, room: Room) -> Iterable[PendingSession]:
+        """Return the waiting sessions in the order in which they are tried.
+
+        It may be a :class:`.queue_pass.AttentiveQueue`.
+
+        Args:
+            snapshot: The world that is decided on.
+            room: What is free on its nodes; not to be changed.
+        """
+        raise NotImplementedError
+
+    def _begin(self, snapshot: Snapshot) -> tuple[QueuePass, Iterable[PendingSession]]:
+        room = self._rooms.open(snapshot.nodes)
+        judge = QueuePass(
+            room,
+            for_pass(self._selection, room, snapshot),
+            now=snapshot.now,
+            still_held=frozenset(kernel.kernel_id for kernel in snapshot.running),
+            strict=self._strict,
+        )
+        return judge, self._queue(snapshot, room)
+
+
+def in_bands(sessions: Iterable[PendingSession]) -> list[PendingSession]:
+    """Return sessions by falling priority; within one priority they keep their order."""
+    return sorted(sessions, key=_falling_priority)
+
+
+def _falling_priority(session: PendingSession) -> int:
+    return -session.priority

@@ -1,0 +1,70 @@
+"""What a simulation is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from backendai_ray.core.errors import InvalidParameter
+from backendai_ray.core.ids import AccessKey, AgentId, KernelId, SessionId
+from backendai_ray.core.scheduling import PendingSession
+from backendai_ray.core.sessions import ClusterMode, SessionType
+from backendai_ray.core.slots import ResourceSlots
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A session of a trace and how long it runs once it has started."""
+
+    session: PendingSession
+    """Its ``submitted_at`` says when it comes."""
+    duration_s: float
+
+
+def make_job(
+    name: str,
+    slots: ResourceSlots,
+    *,
+    submitted_at: float,
+    duration_s: float,
+    owner: str = "anybody",
+    priority: int = 10,
+    size: int = 1,
+    mode: ClusterMode = ClusterMode.SINGLE_NODE,
+    nodes: tuple[AgentId, ...] = (),
+) -> Job:
+    """Return a job.
+
+    Args:
+        name: Unique within the trace.
+        slots: What each of its kernels asks for.
+        submitted_at: When it comes, seconds.
+        duration_s: How long it runs.
+        owner: Whose it is; policies see it as the access key.
+        priority: Higher goes first.
+        size: How many kernels start together.
+        mode: Whether they must share a node.
+        nodes: The only nodes it may use; empty: all.
+    """
+    session = PendingSession(
+        id=SessionId(name),
+        version=0,
+        access_key=AccessKey(owner),
+        domain="default",
+        project="default",
+        user=owner,
+        type=SessionType.BATCH,
+        priority=priority,
+        submitted_at=submitted_at,
+        image="",
+        architecture="",
+        slots=slots,
+        kernel_ids=tuple(KernelId(f"{name}/{index}") for index in range(size)),
+        cluster_mode=mode,
+        designated_agents=nodes,
+    )
+    return Job(session, duration_s)
+
+
+def format_error(file: str, line: int, field: str, problem: str) -> InvalidParameter:
+    """Return the error for a line of a file that is not what its format says."""
+    return InvalidParameter(f"{file}, line {line}: {field}: {problem}", field=field)

@@ -1,0 +1,118 @@
+"""The cluster of a simulation as it stands, and what of it is in use over time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+
+from backendai_ray.core.devices import Allocation
+from backendai_ray.core.ids import AgentId, KernelId, ResourceGroupName, SessionId
+from backendai_ray.core.scheduling import Node, PendingSession, Placement, RunningKernel, Snapshot
+from backendai_ray.core.slots import CPU, MEM
+
+_GROUP = ResourceGroupName("simulation")
+
+
+def measured_slot(nodes: Iterable[Node]) -> str:
+    """Return the slot whose use is measured: the accelerator of which there is most, without any the cores."""
+    totals: dict[str, int] = {}
+    for node in nodes:
+        for device in node.devices:
+            if device.slot not in (CPU, MEM):
+                totals[device.slot] = totals.get(device.slot, 0) + device.capacity
+    return max(sorted(totals), key=lambda slot: totals[slot], default=CPU)
+
+
+class World:
+    """Nodes, what waits and what runs. A node that did not change is the same object in the next snapshot."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        """Begin with these nodes, whatever is held on them."""
+        self._nodes = {node.agent_id: node for node in sorted(nodes, key=lambda node: node.agent_id)}
+        self._held: dict[AgentId, dict[KernelId, Allocation]] = {}
+        self._stale: set[AgentId] = set()
+        self.pending: dict[SessionId, PendingSession] = {}
+        self._running: dict[KernelId, RunningKernel] = {}
+        self._kernels: dict[SessionId, tuple[KernelId, ...]] = {}
+        self.usage = Usage(nodes)
+
+    def snapshot(self, now: float) -> Snapshot:
+        """Return the world as a policy sees it."""
+        for agent_id in self._stale:
+            held = MappingProxyType(dict(self._held.get(agent_id, {})))
+            self._nodes[agent_id] = replace(self._nodes[agent_id], held=held)
+        self._stale.clear()
+        return Snapshot(
+            now=now,
+            resource_group=_GROUP,
+            pending=tuple(self.pending.values()),
+            running=tuple(self._running.values()),
+            nodes=tuple(self._nodes.values()),
+        )
+
+    def start(self, placement: Placement, now: float) -> None:
+        """Start a session that waits."""
+        session = self.pending.pop(placement.session_id)
+        self._kernels[session.id] = tuple(kernel.kernel_id for kernel in placement.kernels)
+        for kernel in placement.kernels:
+            self._running[kernel.kernel_id] = RunningKernel(
+                kernel_id=kernel.kernel_id,
+                session_id=session.id,
+                agent_id=kernel.agent_id,
+                access_key=session.access_key,
+                project=session.project,
+                domain=session.domain,
+                allocation=kernel.allocation,
+                priority=session.priority,
+                placed_at=now,
+            )
+            self._held.setdefault(kernel.agent_id, {})[kernel.kernel_id] = kernel.allocation
+            self._stale.add(kernel.agent_id)
+            self.usage.change(kernel.agent_id, kernel.allocation, 1, now)
+
+    def end(self, session_id: SessionId, now: float) -> None:
+        """End a session that runs."""
+        for kernel_id in self._kernels.pop(session_id):
+            kernel = self._running.pop(kernel_id)
+            del self._held[kernel.agent_id][kernel_id]
+            self._stale.add(kernel.agent_id)
+            self.usage.change(kernel.agent_id, kernel.allocation, -1, now)
+
+
+class Usage:
+    """How much of one slot was in use, and how much was free in pieces, summed over time."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        """Begin with nodes on which nothing runs."""
+        self.slot = measured_slot(nodes)
+        self._capacity = {
+            node.agent_id: sum(device.capacity for device in node.devices if device.slot == self.slot) for node in nodes
+        }
+        self.capacity = sum(self._capacity.values())
+        self._used = dict.fromkeys(self._capacity, 0)
+        self._busy = self._pieces = 0
+        self._since = 0.0
+        self.busy_s = self.pieces_s = 0.0
+        """Units times seconds."""
+
+    def change(self, agent_id: AgentId, allocation: Allocation, sign: int, now: float) -> None:
+        """Take note that a kernel starts (1) or ends (-1)."""
+        units = sum(part for slot, _, part in allocation.parts if slot == self.slot)
+        self.advance(now)
+        self._pieces -= self._in_pieces(agent_id)
+        self._used[agent_id] += sign * units
+        self._busy += sign * units
+        self._pieces += self._in_pieces(agent_id)
+
+    def advance(self, now: float) -> None:
+        """Sum up until now, seconds; time before the first change does not count."""
+        passed = now - self._since
+        self.busy_s += self._busy * passed
+        self.pieces_s += self._pieces * passed
+        self._since = now
+
+    def _in_pieces(self, agent_id: AgentId) -> int:
+        """Return what is free on a node that is not empty: no session that needs a whole node can have it."""
+        used = self._used[agent_id]
+        return self._capacity[agent_id] - used if used else 0
