@@ -134,6 +134,15 @@ def test_several_threads_and_one_session(shared: Session) -> None:
 # ── files ──
 
 
+def test_code_takes_the_direct_line_to_an_agent_on_the_same_machine(
+    shared: Session, live_cluster: LocalCluster
+) -> None:
+    shared.run("1")
+    (socket,) = (live_cluster.settings.data_dir / "lines").glob("*.sock")
+    ends = [line for line in Path("/proc/net/unix").read_text().splitlines() if line.endswith(f"/{socket.name}")]
+    assert len(ends) >= 2, "nobody but the agent, which listens"
+
+
 def test_files_there_and_back(shared: Session, tmp_path: Path) -> None:
     source = tmp_path / "data"
     (source / "deep").mkdir(parents=True)
