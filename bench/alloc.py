@@ -24,7 +24,7 @@ from backendai_ray.core.ids import DeviceId, KernelId
 from backendai_ray.core.slots import CPU, UNITS_PER_COUNT, ResourceSlots, SlotName
 from backendai_ray.core.topology import Layout, SlotLayout
 from bench.figures import Figure, Report
-from bench.nvidia_picks import DGX1_CASES, GPU, Case
+from bench.nvidia_picks import DGX1_CASES, DGX1_ROWS, GPU, Box, Case
 from bench.original import OriginalAllocator, OriginalMissing, find_python
 
 _SHARES = SlotName("cuda.shares")
@@ -91,6 +91,7 @@ def _nvidia(report: Report) -> None:
     report.add("alloc.dgx1.cases", "cases", len(DGX1_CASES))
     report.add("alloc.dgx1.worse", "cases", sum(_is_worse(case, numa=False) for case in DGX1_CASES))
     report.add("alloc.dgx1.numa.worse", "cases", sum(_is_worse(case, numa=True) for case in DGX1_CASES))
+    report.add("alloc.dgx1.row.worse", "cases", sum(_worse_in_row(box, picks) for box, picks in DGX1_ROWS))
 
 
 def _is_worse(case: Case, *, numa: bool) -> bool:
@@ -98,6 +99,17 @@ def _is_worse(case: Case, *, numa: bool) -> bool:
     free, theirs = ([layout.index[DeviceId(str(gpu))] for gpu in gpus] for gpus in (case.free, case.pick))
     ours = BestLinked().choose(layout, sorted(free), len(theirs), ())
     return _cost(layout, theirs) < _cost(layout, ours)
+
+
+def _worse_in_row(box: Box, picks: Sequence[tuple[int, ...]]) -> int:
+    """Count the requests of a row that end up worse than NVIDIA's when ours took all those before as well."""
+    layout = Layout.of(box.devices()).slots[GPU]
+    free, worse = list(range(len(layout.ids))), 0
+    for pick in picks:
+        ours = BestLinked().choose(layout, free, len(pick), ())
+        free = [position for position in free if position not in ours]
+        worse += _cost(layout, [layout.index[DeviceId(str(gpu))] for gpu in pick]) < _cost(layout, ours)
+    return worse
 
 
 def _cost(layout: SlotLayout, chosen: Sequence[int]) -> tuple[int, int]:

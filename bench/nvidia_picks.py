@@ -91,19 +91,23 @@ _SINGLES = tuple((gpu,) for gpu in range(8))
 _HALVES = ((0, 1, 2, 3), (4, 5, 6, 7))
 _ALL = (0, 1, 2, 3, 4, 5, 6, 7)
 
+DGX1_ROWS = (
+    (DGX1_VOLTA, _SINGLES),
+    (DGX1_VOLTA, ((0, 3), (1, 2), (4, 7), (5, 6))),
+    (DGX1_VOLTA, _HALVES),
+    (DGX1_VOLTA, (_ALL,)),
+    (DGX1_PASCAL, _SINGLES),
+    (DGX1_PASCAL, ((0, 2), (1, 3), (4, 6), (5, 7))),
+    (DGX1_PASCAL, _HALVES),
+    (DGX1_PASCAL, (_ALL,)),
+)
+"""Equal requests that fill an empty box, one after the other."""
 DGX1_CASES = (
     Case(DGX1_VOLTA, (0, 2, 4, 5), (4, 5)),
     Case(DGX1_VOLTA, (0, 4, 5, 6), (5, 6)),
     Case(DGX1_VOLTA, (0, 1, 3), (0, 3)),
     Case(DGX1_VOLTA, (0, 1, 4), (0, 4)),
-    *_one_after_the_other(DGX1_VOLTA, *_SINGLES),
-    *_one_after_the_other(DGX1_VOLTA, (0, 3), (1, 2), (4, 7), (5, 6)),
-    *_one_after_the_other(DGX1_VOLTA, *_HALVES),
-    *_one_after_the_other(DGX1_VOLTA, _ALL),
-    *_one_after_the_other(DGX1_PASCAL, *_SINGLES),
-    *_one_after_the_other(DGX1_PASCAL, (0, 2), (1, 3), (4, 6), (5, 7)),
-    *_one_after_the_other(DGX1_PASCAL, *_HALVES),
-    *_one_after_the_other(DGX1_PASCAL, _ALL),
+    *(case for box, picks in DGX1_ROWS for case in _one_after_the_other(box, *picks)),
 )
 OTHER_CASES = (
     *_one_after_the_other(RTX8000, (0,), (1,), (2,), (3,)),

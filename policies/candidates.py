@@ -82,6 +82,7 @@ class Candidates:
         self._allowed = self.eligible.all
         self._avoided = frozenset(session.avoid_agents)
         self._score: Floats = np.full(len(room.nodes), np.inf)
+        self._rejected: set[int] = set()
         self._evaluate(np.flatnonzero(self._allowed))
         self._read = len(room.touched)
 
@@ -98,6 +99,7 @@ class Candidates:
     def reject(self, row: int) -> None:
         """Do not return the row again unless it changes: its devices are free only in pieces."""
         self._catch_up()
+        self._rejected.add(row)
         self._score[row] = np.inf
 
     def _catch_up(self) -> None:
@@ -106,8 +108,11 @@ class Candidates:
             return
         rows = set(touched[self._read :])
         self._read = len(touched)
+        self._rejected -= rows
         if len(rows) > _RECOMPUTE_ALL * len(self._score):
             self._evaluate(np.flatnonzero(self._allowed))
+            # Two rejected nodes would else bring each other back for ever.
+            self._score[list(self._rejected)] = np.inf
         else:
             self._evaluate(np.array([row for row in rows if self._allowed[row]], dtype=np.int64))
 

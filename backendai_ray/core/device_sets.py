@@ -109,7 +109,7 @@ class BestLinked:
         return tuple(pool[i] for i in np.flatnonzero(sets[best]).tolist())
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _all_sets(size: int, count: int) -> NDArray[np.bool_]:
     """Return all sets of ``count`` out of ``size`` as rows of membership, in the order of their lowest members."""
     rows = np.array(list(combinations(range(size), count)), dtype=np.intp)

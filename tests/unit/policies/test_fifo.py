@@ -245,3 +245,14 @@ def test_undoing_leaves_the_room_as_it_was(snapshot: Snapshot) -> None:
     for row, node in enumerate(snapshot.nodes):
         assert dict(room.map(row).held) == dict(node.held)
         assert room.node(row).agent_id == AgentId(node.agent_id)
+
+
+@pytest.mark.parametrize("nodes", [2, 3, 5])
+def test_a_gang_that_fits_by_totals_but_only_in_pieces_waits(nodes: int) -> None:
+    """On few nodes a pass never ended: each node that was found in pieces brought the others back."""
+    world = make_snapshot(
+        [make_node(f"n{i}", shares=2) for i in range(nodes)],
+        [make_session("gang", size=3, cpu=1, mem="1g", cuda_shares="0.6")],
+    )
+    (refusal,) = FifoPolicy(selection=Concentrated()).decide(world).refusals
+    assert refusal.session_id == "gang"
