@@ -168,11 +168,11 @@ def test_json_lines() -> None:
     assert [node.agent_id for node in nodes] == ["n-0000", "n-0001", "m"]
     line = {
         "name": "j", "submitted_at": 5, "duration": 2.5, "slots": {"cpu": "0.5"}, "cluster_size": 2,
-        "cluster_mode": "multi-node", "owner": "me", "priority": 20,
+        "cluster_mode": "multi-node", "owner": "me", "priority": 20, "time_limit": 2,
     }  # fmt: skip
     [read] = read_trace("t.jsonl", [json.dumps(line)], nodes)
     session = read.session
-    assert (session.access_key, session.priority, len(session.kernel_ids), read.duration_s) == ("me", 20, 2, 2.5)
+    assert (session.access_key, session.priority, len(session.kernel_ids), read.duration_s) == ("me", 20, 2, 2)
 
 
 @pytest.mark.parametrize(
