@@ -32,7 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy", action="append", metavar="NAME", help=f"only this one; repeat it for more (else {_POLICIES})"
     )
-    parser.add_argument("--nodes", type=int, default=64, metavar="N", help="nodes of 8 GPUs (default 64)")
+    parser.add_argument("--nodes", type=int, default=100, metavar="N", help="nodes of 8 GPUs (default 100)")
     parser.add_argument("--jobs", type=int, metavar="N", help="only the first N to arrive (default all)")
     parser.add_argument(
         "--limit-factor", type=float, default=1.0, metavar="F", help="limits over run times, 1 or more (default 1)"
@@ -63,7 +63,7 @@ def _compare(report: Report, options: argparse.Namespace) -> None:
         report.add(f"philly.{name}.jct.s", "s", summary.jct_mean_s)
         report.add(f"philly.{name}.wait.s", "s", summary.wait_mean_s)
         report.add(f"philly.{name}.slowdown", "x", summary.slowdown)
-        report.add(f"philly.{name}.jain", "", summary.jain)
+        report.add(f"philly.{name}.jain", "index", summary.jain)
         report.add(f"philly.{name}.utilisation", "%", 100 * summary.utilisation)
         report.add(f"philly.{name}.never_started", "jobs", summary.never_started)
         report.add(f"philly.{name}.replay.s", "s", time.perf_counter() - started)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 from backendai_ray.core.errors import InvalidParameter
 from backendai_ray.core.scheduling import AgentSelection, PendingSession, Snapshot
 
 from .columns import Room
-from .queueing import QueueingPolicy, in_bands
+from .fifo import FifoPolicy
 from .reservation import Ending, Forecast, Reservation
-from .selection import for_pass
 
 
-class BackfillPolicy(QueueingPolicy):
+class BackfillPolicy(FifoPolicy):
     """Starts sessions of one priority in the order of their submission, and fills gaps with later ones.
 
     The first session that waits for room holds a reservation: the earliest time at which there is room for it if
@@ -36,13 +35,9 @@ class BackfillPolicy(QueueingPolicy):
         super().__init__(selection=selection)
         self._forecast = Forecast()
 
-    def _queue(self, snapshot: Snapshot, room: Room) -> Iterable[PendingSession]:
-        return in_bands(snapshot.pending)
-
     def _reserve(self, snapshot: Snapshot, room: Room) -> Callable[[PendingSession], Reservation | None]:
         def reserve(head: PendingSession) -> Reservation | None:
-            selection = for_pass(self._selection, room, snapshot)
-            return self._forecast.reservation(head, room, _endings(snapshot, room), selection, snapshot.now)
+            return self._forecast.reservation(head, room, _endings(snapshot, room), snapshot.now)
 
         return reserve
 

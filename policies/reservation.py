@@ -8,11 +8,15 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 
 from backendai_ray.core.ids import AgentId, KernelId
-from backendai_ray.core.scheduling import AgentSelection, Node, PendingSession, Placement
+from backendai_ray.core.scheduling import Node, PendingSession, Placement
 
 from .candidates import Candidates, request_of
 from .columns import Room, RoomCache
 from .placing import place
+from .selection import Concentrated
+
+_RANKED = Concentrated()
+"""In the future only whether a session fits is of interest, and a gang's kernels fit in any order or not at all."""
 
 
 class Ending:
@@ -31,7 +35,7 @@ class Reservation:
     at all.
     """
 
-    def __init__(self, head: PendingSession, at: float, now: float, future: Room, selection: AgentSelection) -> None:
+    def __init__(self, head: PendingSession, at: float, now: float, future: Room) -> None:
         """Reserve.
 
         Args:
@@ -39,13 +43,12 @@ class Reservation:
             at: When there is room for it, Unix seconds.
             now: When what goes ahead would start, Unix seconds.
             future: The room at that time, of the same nodes in the same order as the room now; it is taken over.
-            selection: Ranks the nodes.
         """
         self.at = at
         self._now = now
         self._head = head
         self._future = future
-        self._candidates = Candidates(future, head, selection)
+        self._candidates = Candidates(future, head, _RANKED)
         self._row = {node.agent_id: row for row, node in enumerate(future.nodes)}
         self._in_the_way: set[Hashable] = set()
 
@@ -81,7 +84,7 @@ class Forecast:
         self._rooms = RoomCache()
 
     def reservation(
-        self, head: PendingSession, room: Room, endings: Iterable[Ending], selection: AgentSelection, now: float
+        self, head: PendingSession, room: Room, endings: Iterable[Ending], now: float
     ) -> Reservation | None:
         """Return the head's reservation; ``None`` when there may never be room for it.
 
@@ -89,7 +92,6 @@ class Forecast:
             head: A session for which there is no room now.
             room: What is free now.
             endings: The kernels that have a limit, those placed in this pass included.
-            selection: Ranks the nodes.
             now: Unix seconds.
         """
         nodes = [room.node(row) for row in range(len(room.nodes))]
@@ -99,13 +101,13 @@ class Forecast:
         # The more has ended the more is free, so the first time at which it fits is found by halving.
         while low < high:
             middle = (low + high) // 2
-            if self._fits(head, self._room_at(nodes, coming, times[middle]), selection):
+            if self._fits(head, self._room_at(nodes, coming, times[middle])):
                 high = middle
             else:
                 low = middle + 1
         if low == len(times):
             return None
-        return Reservation(head, times[low], now, self._room_at(nodes, coming, times[low]), selection)
+        return Reservation(head, times[low], now, self._room_at(nodes, coming, times[low]))
 
     def _room_at(self, nodes: Sequence[Node], coming: Iterable[Ending], at: float) -> Room:
         gone: dict[AgentId, set[KernelId]] = {}
@@ -116,8 +118,8 @@ class Forecast:
         return self._rooms.open([_without(node, gone.get(node.agent_id, set())) for node in nodes])
 
     @staticmethod
-    def _fits(head: PendingSession, room: Room, selection: AgentSelection) -> bool:
-        return isinstance(place(room, Candidates(room, head, selection), head), Placement)
+    def _fits(head: PendingSession, room: Room) -> bool:
+        return isinstance(place(room, Candidates(room, head, _RANKED), head), Placement)
 
 
 def _without(node: Node, gone: set[KernelId]) -> Node:

@@ -24,8 +24,9 @@ from backendai_ray.core.sessions import ClusterMode
 from backendai_ray.core.slots import ResourceSlots
 from policies.backfill import BackfillPolicy
 from policies.fifo import FifoPolicy
+from policies.fragmentation import Fragmentation
 from policies.queueing import in_bands
-from policies.selection import Concentrated, Dispersed
+from policies.selection import Concentrated
 from policies.simulator.engine import History, simulate
 from policies.simulator.jobs import Job, make_job
 from policies.simulator.metrics import summarise
@@ -41,11 +42,12 @@ class TestBackfill(PolicyConformance):
         return BackfillPolicy(selection=Concentrated())
 
 
-class TestBackfillDispersed(PolicyConformance):
+class TestBackfillWithFragmentation(PolicyConformance):
     work_conserving = True
+    max_examples = 50
 
     def make_policy(self) -> BackfillPolicy:
-        return BackfillPolicy(selection=Dispersed())
+        return BackfillPolicy(selection=Fragmentation())
 
 
 def limited(kernel: RunningKernel, left_s: float) -> RunningKernel:
