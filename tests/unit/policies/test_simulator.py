@@ -73,6 +73,12 @@ def test_passes_at_intervals() -> None:
     assert history.ended_at == 11
 
 
+@pytest.mark.parametrize("every_s", [0.1, 1 / 3, 1e-9, 1e9])
+def test_intervals_that_floats_cannot_express_end_all_the_same(every_s: float) -> None:
+    history, _ = replay(*(job(f"j{i}", 1507532515 + i * 0.7, 0.3) for i in range(20)), every_s=every_s)
+    assert len(history.started_at) == 20
+
+
 def test_who_can_never_start_is_counted_and_ends_nothing() -> None:
     history, figures = replay(job("huge", 0, 10, gpus=64), job("a", 1, 1))
     assert starts(history) == {"a": 1}
