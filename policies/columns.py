@@ -97,13 +97,28 @@ class Room:
         found = self.map(row).allocate(slots)
         if isinstance(found, Shortage):
             return found
+        self._hold(row, kernel_id, found, slots)
+        return found
+
+    def hold(self, row: int, kernel_id: KernelId, allocation: Allocation) -> None:
+        """Take devices of a node that were chosen elsewhere.
+
+        Raises:
+            Conflict: they are not free.
+        """
+        self._hold(row, kernel_id, allocation, allocation.slots())
+
+    def _hold(self, row: int, kernel_id: KernelId, allocation: Allocation, slots: ResourceSlots) -> None:
         own = self._own.get(row)
         if own is None:
             own = self._own[row] = self._maps[row].copy()
-        own.hold(kernel_id, found)
+        own.hold(kernel_id, allocation)
         self._placed.append((row, kernel_id))
         self._changed(row, slots, -1)
-        return found
+
+    def placed(self) -> Sequence[tuple[int, KernelId]]:
+        """Return row and kernel of what has been placed in the pass so far."""
+        return self._placed
 
     def mark(self) -> int:
         """Return a point that :meth:`undo_to` can go back to."""

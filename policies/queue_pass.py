@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -13,9 +13,11 @@ from .candidates import Candidates, request_of
 from .columns import Room
 from .placing import place
 from .reasons import OWN_REASONS, node_refusals, not_eligible_yet, why_not_placed
+from .reservation import Reservation
 
 # One sentence for all of them, so that a long queue costs little to tell; an explanation says more.
 _BEHIND = "waits behind a session that goes first and waits for room"
+_WOULD_DELAY = "might not end before the session that goes first can start, and would take its room"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class QueuePass:
         now: float,
         still_held: frozenset[KernelId] = frozenset(),
         strict: bool = True,
+        reserve: Callable[[PendingSession], Reservation | None] | None = None,
     ) -> None:
         """Begin a pass.
 
@@ -63,6 +66,8 @@ class QueuePass:
             now: The snapshot's time, Unix seconds.
             still_held: Kernels that hold devices: their sessions cannot be placed again yet.
             strict: Whether the first session that waits for room holds up the rest.
+            reserve: Makes the reservation of the session that holds up the rest: what does not touch it may go
+                ahead. Returns ``None`` where the time of its start cannot be known.
         """
         self.room = room
         self._selection = selection
@@ -72,6 +77,8 @@ class QueuePass:
         self._candidates: dict[Hashable, Candidates] = {}
         self._refused: dict[Hashable, _Verdict] = {}
         self._head: tuple[PendingSession, _Verdict] | None = None
+        self._reserve = reserve
+        self._reservation: Reservation | None = None
 
     def run(self, queue: Iterable[PendingSession]) -> Plan:
         """Judge a whole queue."""
@@ -90,13 +97,28 @@ class QueuePass:
         if not_yet is not None:
             return not_yet
         if self._head is not None:
-            return Refusal(session.id, RefusalCode.BEHIND_HEAD, _BEHIND)
+            return self._judge_behind(session)
         outcome = self._try(session)
         if isinstance(outcome, Placement):
             return outcome
         if self._strict and outcome.code not in OWN_REASONS:
             self._head = session, outcome
+            self._reservation = self._reserve(session) if self._reserve is not None else None
         return Refusal(session.id, outcome.code, outcome.message)
+
+    def _judge_behind(self, session: PendingSession) -> Placement | Refusal:
+        reservation = self._reservation
+        if reservation is None:
+            return Refusal(session.id, RefusalCode.BEHIND_HEAD, _BEHIND)
+        if not reservation.is_in_the_way(session):
+            mark = self.room.mark()
+            outcome = self._try(session)
+            if isinstance(outcome, _Verdict):
+                return Refusal(session.id, outcome.code, outcome.message)
+            if reservation.admits(session, outcome):
+                return outcome
+            self.room.undo_to(mark)
+        return Refusal(session.id, RefusalCode.BEHIND_HEAD, _WOULD_DELAY)
 
     def explain(self, queue: Iterable[PendingSession], session_id: SessionId) -> Placement | Refusal | None:
         """Judge the queue up to a session and return what becomes of that one, with every node's reason.
@@ -132,6 +154,8 @@ class QueuePass:
             self.room.undo_to(mark)
             if isinstance(own, Placement):
                 message = f"{message}; there is room for it now"
+                if self._reservation is not None:
+                    message = f"{message}, but it {_WOULD_DELAY}"
             elif own.code in OWN_REASONS:
                 code, message = own.code, own.message
         return Refusal(session.id, code, message, node_refusals(self.room, session))

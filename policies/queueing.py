@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from backendai_ray.core.errors import InvalidParameter, SessionNotFound
 from backendai_ray.core.ids import SessionId
@@ -10,6 +10,7 @@ from backendai_ray.core.scheduling import AgentSelection, PendingSession, Placem
 
 from .columns import Room, RoomCache
 from .queue_pass import QueuePass
+from .reservation import Reservation
 from .selection import for_pass
 
 
@@ -79,8 +80,13 @@ class QueueingPolicy:
             now=snapshot.now,
             still_held=frozenset(kernel.kernel_id for kernel in snapshot.running),
             strict=self._strict,
+            reserve=self._reserve(snapshot, room),
         )
         return judge, self._queue(snapshot, room)
+
+    def _reserve(self, snapshot: Snapshot, room: Room) -> Callable[[PendingSession], Reservation | None] | None:
+        """Return what makes the reservation of the session that holds up the rest; ``None``: it has none."""
+        return None
 
 
 def in_bands(sessions: Iterable[PendingSession]) -> list[PendingSession]:

@@ -54,6 +54,7 @@ def make_session(
     waiting_for: tuple[str, ...] = (),
     access_key: str = "AK",
     priority: int = 10,
+    time_limit_s: float | None = None,
     **amounts: str | int,
 ) -> PendingSession:
     """Return a session that waits; amounts as people write them, ``_`` for ``.`` (``cuda_device=1``)."""
@@ -77,6 +78,7 @@ def make_session(
         starts_at=starts_at,
         waiting_for=tuple(SessionId(other) for other in waiting_for),
         avoid_agents=tuple(AgentId(agent) for agent in avoid),
+        time_limit_s=time_limit_s,
     )
 
 
@@ -149,7 +151,8 @@ def snapshots(draw: st.DrawFn, *, max_nodes: int = 4, max_pending: int = 8) -> S
             found = room.allocate(slots)
             if isinstance(found, Allocation):
                 owner = draw(_owners)
-                running.append(_running(f"run-{node.agent_id}-{number}", node.agent_id, found, owner))
+                kernel = _running(f"run-{node.agent_id}-{number}", node.agent_id, found, owner)
+                running.append(replace(kernel, placed_at=NOW - 30, time_limit_s=draw(_limits)))
                 room.hold(running[-1].kernel_id, found)
     pending = [draw(_sessions(index)) for index in range(draw(st.integers(0, max_pending)))]
     return make_snapshot(nodes, pending, running)
@@ -175,6 +178,7 @@ _amounts = st.fixed_dictionaries(
 )
 _requests = _amounts.map(lambda amounts: ResourceSlots.parse({str(k): v for k, v in amounts.items()}))
 _owners = st.sampled_from(["AK", "AK", "BK", "CK"])
+_limits = st.sampled_from([None, 10.0, 60.0, 600.0])
 _agents = st.lists(st.sampled_from(["n0", "n1", "n2", "gone"]), max_size=2, unique=True).map(tuple)
 
 
@@ -194,6 +198,7 @@ def _sessions(draw: st.DrawFn, index: int) -> PendingSession:
         waiting_for=("other",) if draw(rarely) else (),
         access_key=draw(_owners),
         priority=draw(st.sampled_from([10, 10, 10, 0, 50])),
+        time_limit_s=draw(_limits),
     )
     return replace(session, slots=draw(_requests))
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from backendai_ray.core.ids import AgentId, SessionId
 from backendai_ray.core.scheduling import PendingSession, RunningKernel
-from backendai_ray.core.sessions import TERMINAL, Kernel, KernelSpec, Session
+from backendai_ray.core.sessions import TERMINAL, Kernel, KernelSpec, Session, SessionType
 
 
 def pending_session(
@@ -33,7 +33,13 @@ def pending_session(
         starts_at=spec.starts_at,
         waiting_for=tuple(waiting_for),
         avoid_agents=tuple(avoid),
+        time_limit_s=_time_limit_s(session),
     )
+
+
+def _time_limit_s(session: Session) -> float | None:
+    """Return how long a session may run; only batch sessions end by themselves."""
+    return session.spec.batch_timeout_s if session.spec.type is SessionType.BATCH else None
 
 
 def holds_devices(kernel: Kernel) -> bool:
@@ -55,6 +61,7 @@ def running_kernel(session: Session, kernel: Kernel, placed_at: float) -> Runnin
         allocation=kernel.allocation,
         priority=session.spec.priority,
         placed_at=placed_at,
+        time_limit_s=_time_limit_s(session),
     )
 
 

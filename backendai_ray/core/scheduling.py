@@ -44,6 +44,8 @@ class PendingSession:
     """Dependencies that have not succeeded yet; not eligible while there are any."""
     avoid_agents: tuple[AgentId, ...] = ()
     """Where an earlier attempt failed; they come last."""
+    time_limit_s: float | None = None
+    """How long it may run at most, counted from its placement as nearly as can be known; ``None``: for ever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +61,8 @@ class RunningKernel:
     allocation: Allocation
     priority: int
     placed_at: float
+    time_limit_s: float | None = None
+    """How long its session may run at most; see :class:`PendingSession`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,7 +90,8 @@ class _Replay:
         if next_at is None:
             return False
         if self._every_s:
-            next_at = self._begin + math.ceil((next_at - self._begin) / self._every_s) * self._every_s
+            tick = self._begin + math.ceil((next_at - self._begin) / self._every_s) * self._every_s
+            next_at = max(next_at, tick)  # rounding must not put the pass before what it waits for
         while (event_at := self._next_at()) is not None and event_at <= next_at:
             self._happen(event_at)
         if self._world.pending:

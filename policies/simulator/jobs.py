@@ -31,6 +31,7 @@ def make_job(
     size: int = 1,
     mode: ClusterMode = ClusterMode.SINGLE_NODE,
     nodes: tuple[AgentId, ...] = (),
+    time_limit_s: float | None = None,
 ) -> Job:
     """Return a job.
 
@@ -38,12 +39,13 @@ def make_job(
         name: Unique within the trace.
         slots: What each of its kernels asks for.
         submitted_at: When it comes, seconds.
-        duration_s: How long it runs.
+        duration_s: How long it runs; never longer than its limit.
         owner: Whose it is; policies see it as the access key.
         priority: Higher goes first.
         size: How many kernels start together.
         mode: Whether they must share a node.
         nodes: The only nodes it may use; empty: all.
+        time_limit_s: How long it may run.
     """
     session = PendingSession(
         id=SessionId(name),
@@ -61,8 +63,9 @@ def make_job(
         kernel_ids=tuple(KernelId(f"{name}/{index}") for index in range(size)),
         cluster_mode=mode,
         designated_agents=nodes,
+        time_limit_s=time_limit_s,
     )
-    return Job(session, duration_s)
+    return Job(session, duration_s if time_limit_s is None else min(duration_s, time_limit_s))
 
 
 def format_error(file: str, line: int, field: str, problem: str) -> InvalidParameter:

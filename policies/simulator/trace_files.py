@@ -5,7 +5,9 @@
 - Philly: CSV with ``timestamp,duration,num_gpus,cluster``; ``2017-10-09 07:01:55``, seconds, whole GPUs, and the
   virtual cluster, which is the owner. A job of more GPUs than the largest node has is a gang over several nodes.
 - Ours: an object a line, ``{"name": "j1", "submitted_at": 0, "duration": 60, "slots": {"cpu": 1, "mem": "1g"}}`` and,
-  optionally, ``cluster_size``, ``cluster_mode``, ``owner``, ``priority``.
+  optionally, ``cluster_size``, ``cluster_mode``, ``owner``, ``priority``, ``time_limit`` (seconds).
+
+Neither openb nor Philly has time limits; the time a job really ran is taken for its limit.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from .world import measured_slot
 
 _OPENB = ("name", "cpu_milli", "memory_mib", "num_gpu", "gpu_milli", "creation_time", "deletion_time")
 _PHILLY = ("timestamp", "duration", "num_gpus", "cluster")
-_OURS = frozenset({"name", "submitted_at", "duration", "slots", "cluster_size", "cluster_mode", "owner", "priority"})
+_OURS = frozenset(
+    {"name", "submitted_at", "duration", "slots", "cluster_size", "cluster_mode", "owner", "priority", "time_limit"}
+)
 _MIB = 2**20
 _MOST_KERNELS = 10_000
 
@@ -107,6 +111,7 @@ def _openb(line: Line, models: _Models) -> Job:
         ResourceSlots(slots),
         submitted_at=begin,
         duration_s=end - begin_run,
+        time_limit_s=end - begin_run,
         owner=line.text("qos", "anybody"),
         nodes=models.nodes_with(line, line.text("gpu_spec", "") if gpus else ""),
     )
@@ -126,6 +131,7 @@ def _philly(line: Line, index: int, cluster: _Accelerators) -> Job:
         ResourceSlots({cluster.slot: gpus // kernels * UNITS_PER_COUNT}),
         submitted_at=when.replace(tzinfo=when.tzinfo or UTC).timestamp(),
         duration_s=line.number_of("duration"),
+        time_limit_s=line.number_of("duration"),
         owner=line.text("cluster"),
         size=kernels,
         mode=ClusterMode.MULTI_NODE if kernels > 1 else ClusterMode.SINGLE_NODE,
@@ -153,6 +159,7 @@ def _ours(line: Line) -> Job:
         duration_s=line.number_of("duration"),
         owner=line.text("owner", "anybody"),
         priority=line.whole("priority", 10),
+        time_limit_s=None if line.fields.get("time_limit") is None else line.number_of("time_limit"),
         size=size,
         mode=ClusterMode(mode),
     )

@@ -66,6 +66,7 @@ class World:
                 allocation=kernel.allocation,
                 priority=session.priority,
                 placed_at=now,
+                time_limit_s=session.time_limit_s,
             )
             self._held.setdefault(kernel.agent_id, {})[kernel.kernel_id] = kernel.allocation
             self._stale.add(kernel.agent_id)

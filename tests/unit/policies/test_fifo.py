@@ -38,6 +38,8 @@ class TestFifoConcentrated(PolicyConformance):
 
 
 class TestFifoDispersed(PolicyConformance):
+    work_conserving = True
+
     def make_policy(self) -> FifoPolicy:
         return FifoPolicy(selection=Dispersed())
 

@@ -25,6 +25,7 @@ from policies.testing import (
 
 
 class TestFifoWithFragmentation(PolicyConformance):
+    work_conserving = True
     max_examples = 40
 
     def make_policy(self) -> FifoPolicy:

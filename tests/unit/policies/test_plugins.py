@@ -11,7 +11,7 @@ from policies.selection import Dispersed
 
 
 def test_the_built_in_ones_are_found_like_any_other() -> None:
-    assert {"fifo", "lifo", "drf"} <= set(plugins.installed(plugins.SCHEDULING_POLICIES))
+    assert {"fifo", "lifo", "drf", "backfill"} <= set(plugins.installed(plugins.SCHEDULING_POLICIES))
     assert {"concentrated", "dispersed"} <= set(plugins.installed(plugins.AGENT_SELECTIONS))
     assert isinstance(plugins.load_policy("fifo", "dispersed", {"strict": False}), FifoPolicy)
     assert isinstance(plugins.load_selection("dispersed"), Dispersed)

@@ -73,6 +73,12 @@ def test_passes_at_intervals() -> None:
     assert history.ended_at == 11
 
 
+@pytest.mark.parametrize("every_s", [0.1, 1 / 3, 1e-9, 1e9])
+def test_intervals_that_floats_cannot_express_end_all_the_same(every_s: float) -> None:
+    history, _ = replay(*(job(f"j{i}", 1507532515 + i * 0.7, 0.3) for i in range(20)), every_s=every_s)
+    assert len(history.started_at) == 20
+
+
 def test_who_can_never_start_is_counted_and_ends_nothing() -> None:
     history, figures = replay(job("huge", 0, 10, gpus=64), job("a", 1, 1))
     assert starts(history) == {"a": 1}
@@ -168,11 +174,11 @@ def test_json_lines() -> None:
     assert [node.agent_id for node in nodes] == ["n-0000", "n-0001", "m"]
     line = {
         "name": "j", "submitted_at": 5, "duration": 2.5, "slots": {"cpu": "0.5"}, "cluster_size": 2,
-        "cluster_mode": "multi-node", "owner": "me", "priority": 20,
+        "cluster_mode": "multi-node", "owner": "me", "priority": 20, "time_limit": 2,
     }  # fmt: skip
     [read] = read_trace("t.jsonl", [json.dumps(line)], nodes)
     session = read.session
-    assert (session.access_key, session.priority, len(session.kernel_ids), read.duration_s) == ("me", 20, 2, 2.5)
+    assert (session.access_key, session.priority, len(session.kernel_ids), read.duration_s) == ("me", 20, 2, 2)
 
 
 @pytest.mark.parametrize(
