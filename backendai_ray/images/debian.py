@@ -136,8 +136,7 @@ def _remove_useless(root: Path) -> None:
         if folder.is_dir():
             shutil.rmtree(folder)
             folder.mkdir()
-    for cache in root.rglob("__pycache__"):
-        shutil.rmtree(cache)
+    # Bytecode stays: who runs in a container may not write it, so every start would compile the library again.
 
 
 def _cannot(reason: str, **details: object) -> EngineUnavailable:

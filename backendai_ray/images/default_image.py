@@ -28,6 +28,10 @@ DEFAULT_REFERENCE = "backendai-ray/python:3.11-bookworm"
 WORK_DIR = "/home/work"
 WORK_UID = 1000
 
+_TITLE, _RECIPE = "org.opencontainers.image.title", "org.opencontainers.image.revision"
+_LATEST_RECIPE = "2"
+"""Counts what we changed in the making; an image that an earlier one of us made is made anew."""
+
 _PACKAGES = ("python3", "ca-certificates")
 _LABELS = {
     "ai.backend.kernelspec": "1",
@@ -36,7 +40,8 @@ _LABELS = {
     "ai.backend.runtime-path": "/usr/bin/python3",
     "ai.backend.resource.min.cpu": "1",
     "ai.backend.resource.min.mem": "64m",
-    "org.opencontainers.image.title": "backendai-ray default Python",
+    _TITLE: "backendai-ray default Python",
+    _RECIPE: _LATEST_RECIPE,
     "org.opencontainers.image.version": f"3.11-{SUITE}",
 }
 
@@ -64,10 +69,8 @@ def ensure_default_image(
             if _is_present(client, reference) or _pull(client, reference, report):
                 return reference
             report(f"using {DEFAULT_REFERENCE} instead of {reference}")
-        if not _is_present(client, DEFAULT_REFERENCE):
-            with _one_builder_at_a_time(report):
-                if not _is_present(client, DEFAULT_REFERENCE):
-                    _build(client, report)
+        if not _is_current(client):
+            _make(client, report)
     except DockerException as error:
         raise EngineUnavailable(f"The Docker engine failed: {error}") from error
     return DEFAULT_REFERENCE
@@ -83,6 +86,26 @@ def _is_present(client: DockerClient, reference: str) -> bool:
     except ImageNotFound:
         return False
     return True
+
+
+def _is_current(client: DockerClient) -> bool:
+    """Return whether the default image is there; one that somebody else made under this name is taken as it is."""
+    try:
+        labels = client.images.get(DEFAULT_REFERENCE).labels
+    except ImageNotFound:
+        return False
+    return labels.get(_TITLE) != _LABELS[_TITLE] or labels.get(_RECIPE) == _LATEST_RECIPE
+
+
+def _make(client: DockerClient, report: Progress) -> None:
+    try:
+        with _one_builder_at_a_time(report):
+            if not _is_current(client):
+                _build(client, report)
+    except EngineUnavailable as error:
+        if not _is_present(client, DEFAULT_REFERENCE):
+            raise
+        report(f"the {DEFAULT_REFERENCE} of an earlier release stays in use: {error.message}")
 
 
 def _pull(client: DockerClient, reference: str, report: Progress) -> bool:

@@ -22,12 +22,15 @@ class FakeEngine:
         self.broken = broken
         self.built = 0
         self.images = self
+        self.labels: dict[str, str] = {}
+        """Of whatever image is asked for."""
 
-    def get(self, reference: str) -> None:
+    def get(self, reference: str) -> FakeEngine:
         if self.broken:
             raise APIError("the engine is on fire")
         if reference not in self.present:
             raise ImageNotFound("no such image")
+        return self
 
     def pull(self, reference: str) -> None:
         if reference not in self.in_reach:
@@ -39,6 +42,7 @@ class FakeEngine:
 def build_in_no_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def build(client: Any, _report: object) -> None:
         client.built += 1
+        client.labels = dict(default_image._LABELS)
         client.present.add(DEFAULT_REFERENCE)
 
     (tmp_path / "debootstrap").touch()
@@ -62,6 +66,24 @@ def test_it_is_made_when_it_is_missing() -> None:
     engine = FakeEngine()
     assert ensure(engine)[0] == DEFAULT_REFERENCE
     assert engine.built == 1
+
+
+def test_one_that_an_earlier_release_made_is_made_anew() -> None:
+    engine = FakeEngine(DEFAULT_REFERENCE)
+    engine.labels = {**default_image._LABELS, default_image._RECIPE: "1"}
+    for _ in range(2):
+        assert ensure(engine) == (DEFAULT_REFERENCE, [])
+    assert engine.built == 1
+
+
+def test_one_that_an_earlier_release_made_will_do_where_none_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(default_image, "find_debootstrap", debian.find_debootstrap)
+    monkeypatch.setattr(debian, "_SYSTEM_PATH", "/nowhere")
+    engine = FakeEngine(DEFAULT_REFERENCE)
+    engine.labels = {default_image._TITLE: default_image._LABELS[default_image._TITLE]}
+    reference, said = ensure(engine)
+    assert reference == DEFAULT_REFERENCE
+    assert "stays in use" in said[0]
 
 
 def test_the_configured_image_is_taken_when_the_engine_has_it() -> None:
