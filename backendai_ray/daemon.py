@@ -59,6 +59,7 @@ async def run_cluster(settings: Settings, tell: Tell) -> None:
     configure_logging(settings.data_dir / "logs", "daemon", settings.log_level)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(_exclusive(settings.data_dir))
+        _check_devices(settings)
         ended = _watch_signals()
         if settings.bus.url.get_secret_value():
             bus_url = settings.bus.url.get_secret_value()
@@ -71,7 +72,7 @@ async def run_cluster(settings: Settings, tell: Tell) -> None:
         tell("progress", "starting the actors")
         state = await _deploy(settings, bus_url, ray_address)
         tell("progress", "waiting for the node")
-        await _wait_for_node(settings)
+        await _wait_for_node(settings, tell)
         write_state(state)
         stack.callback(state_file(settings.data_dir).unlink, missing_ok=True)
         tell("ready", state)
@@ -172,11 +173,19 @@ async def _deploy(settings: Settings, bus_url: str, ray_address: str) -> Cluster
     )
 
 
-async def _wait_for_node(settings: Settings) -> None:
+def _check_devices(settings: Settings) -> None:
+    """Have the device plug-ins look at their settings: this machine is the node, whose agent would fail on them."""
+    from actors.agent.devices.base import installed_plugins
+
+    installed_plugins(settings.agent)
+
+
+async def _wait_for_node(settings: Settings, tell: Tell) -> None:
     from backendai_ray.cluster import wait_for_node
 
     if not await wait_for_node(settings, timeout_s=NODE_TIMEOUT_S):
         log.warning("cluster.no_node", waited_s=NODE_TIMEOUT_S)
+        tell("progress", f"the node takes no sessions yet; {settings.data_dir / 'logs'} says why")
 
 
 def _free_port(host: str) -> int:
