@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,31 +29,27 @@ def start_progress() -> Iterator[Callable[[SessionInfo], None]]:
         yield show
 
 
-@contextmanager
-def transfer_progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how far a transfer is."""
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total or None)
+def transfer_progress(what: str) -> AbstractContextManager[Callable[[int, int], None]]:
+    """Show how far a transfer is: bytes done of bytes in all, 0 while that is not known."""
+    return _bar(what, "DownloadColumn", "TransferSpeedColumn")
 
 
-@contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+def counting(what: str) -> AbstractContextManager[Callable[[int, int], None]]:
     """Show how many of something are done, and how long the rest will take."""
+    return _bar(what, "MofNCompleteColumn", "TimeRemainingColumn")
+
+
+@contextmanager
+def _bar(what: str, *columns: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar; ``columns`` name rich's, which is loaded only where a person looks."""
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
+    from rich import progress
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+    shown = (progress.TextColumn("{task.description}"), progress.BarColumn())
+    more = (getattr(progress, name)() for name in columns)
+    with progress.Progress(*shown, *more, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total or None)
