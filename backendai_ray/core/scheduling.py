@@ -14,6 +14,7 @@ from typing import Protocol
 
 from .devices import Allocation, Device
 from .ids import AccessKey, AgentId, KernelId, ResourceGroupName, SessionId
+from .quotas import Quota
 from .sessions import ClusterMode, SessionType
 from .slots import ResourceSlots
 
@@ -63,6 +64,7 @@ class RunningKernel:
     placed_at: float
     time_limit_s: float | None = None
     """How long its session may run at most; see :class:`PendingSession`."""
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,8 @@ class Snapshot:
     running: Sequence[RunningKernel]
     nodes: Sequence[Node]
     """Sorted by agent id."""
+    quotas: Sequence[Quota] = ()
+    """The limits that bind sessions; those of a scope that nobody here is in do no harm."""
 
 
 class RefusalCode(StrEnum):
@@ -256,7 +260,14 @@ class NodeGone:
     agent_id: AgentId
 
 
-Change = SessionQueued | SessionUnqueued | KernelHeld | KernelFreed | NodeChanged | NodeGone
+@dataclass(frozen=True, slots=True)
+class QuotaChanged:
+    """A quota was set, or its scope holds more or less in other groups; without limits it is no more."""
+
+    quota: Quota
+
+
+Change = SessionQueued | SessionUnqueued | KernelHeld | KernelFreed | NodeChanged | NodeGone | QuotaChanged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
