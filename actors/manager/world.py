@@ -14,6 +14,7 @@ from backendai_ray.core.lifecycle import Deadlines
 from backendai_ray.core.scheduling import (
     Change,
     Changes,
+    KernelEnding,
     KernelFreed,
     KernelHeld,
     NodeChanged,
@@ -62,6 +63,8 @@ class World:
         self.book.put(after)
         self._plan_ahead(before, after)
         freed = self._move_devices(before, after)
+        if after.status is Status.TERMINATING and before is not None and before.status is not Status.TERMINATING:
+            self._publish_ending(after)
         if before is not None and before.status is Status.PENDING and after.status is not Status.PENDING:
             self.waiting.forget(after.id)
             self.notes.pop(after.id, None)
@@ -112,6 +115,12 @@ class World:
             self._note(after, KernelHeld(running_kernel(after, kernel, after.status_at)))
         return bool(old.keys() - new.keys())
 
+    def _publish_ending(self, session: Session) -> None:
+        beneficiary = session.eviction.beneficiary if session.eviction is not None else None
+        for kernel in session.kernels:
+            if holds_devices(kernel):
+                self._note(session, KernelEnding(kernel.id, beneficiary))
+
     def drop_tentative_holds(self, session: Session) -> None:
         """Free what was held for a placement that turned out not to be committed."""
         for kernel in session.kernels:
@@ -119,7 +128,8 @@ class World:
                 self.ledger.release(kernel.id)
 
     def _remember_failure(self, before: Session | None, after: Session) -> None:
-        if before is not None and before.attempt != after.attempt:
+        is_failure = before is not None and before.preemptions == after.preemptions
+        if before is not None and before.attempt != after.attempt and is_failure:
             tried = (k.agent_id for k in before.kernels if k.agent_id is not None)
             self._avoid[after.id] = {**self._avoid.get(after.id, {}), **dict.fromkeys(tried)}
 

@@ -75,6 +75,7 @@ def to_core(
         bootstrap_script=_no_nul(body.bootstrap_script, "bootstrap_script"),
         batch_timeout_s=_batch_timeout_s(body),
         priority=body.priority,
+        requeue=body.requeue,
         starts_at=_starts_at(body.starts_at, now),
         depends_on=depends_on,
         designated_agents=_agents(config, keypair),
