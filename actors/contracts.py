@@ -98,8 +98,14 @@ class AgentContract(Protocol):
         """
         ...
 
-    async def destroy_kernels(self, kernel_ids: Sequence[KernelId], reason: Reason, *, forced: bool = False) -> None:
-        """Begin to end kernels; ``forced`` kills at once. One that is unknown here is told as ended right away."""
+    async def destroy_kernels(
+        self, kernel_ids: Sequence[KernelId], reason: Reason, *, forced: bool = False, grace_s: float | None = None
+    ) -> None:
+        """Begin to end kernels; one that is unknown here is told as ended right away.
+
+        ``forced`` kills at once; ``grace_s`` gives the processes that long between the notice and the kill, in place
+        of the agent's own ``stop_grace_s``.
+        """
         ...
 
     async def restart_kernels(self, kernel_ids: Sequence[KernelId], epoch: int) -> None:

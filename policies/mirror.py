@@ -18,6 +18,7 @@ from backendai_ray.core.reports import NodeReport
 from backendai_ray.core.scheduling import (
     Change,
     Changes,
+    KernelEnding,
     KernelFreed,
     KernelHeld,
     Node,
@@ -134,6 +135,9 @@ class Mirror:
                 self._running[kernel.kernel_id] = kernel
                 self._held.setdefault(kernel.agent_id, {})[kernel.kernel_id] = kernel.allocation
                 self._stale.add(kernel.agent_id)
+            case KernelEnding(kernel_id, beneficiary):
+                if (known := self._running.get(kernel_id)) is not None:
+                    self._running[kernel_id] = replace(known, ending=True, ending_for=beneficiary)
             case KernelFreed(kernel_id):
                 self._free(kernel_id)
             case NodeChanged(agent_id):

@@ -15,6 +15,7 @@ from backendai_ray.core.quotas import Limits, Scope
 from backendai_ray.core.scheduling import (
     Change,
     Changes,
+    KernelEnding,
     KernelFreed,
     KernelHeld,
     NodeChanged,
@@ -66,6 +67,8 @@ class World:
         self.book.put(after)
         self._plan_ahead(before, after)
         freed = self._move_devices(before, after)
+        if after.status is Status.TERMINATING and before is not None and before.status is not Status.TERMINATING:
+            self._publish_ending(after)
         if before is not None and before.status is Status.PENDING and after.status is not Status.PENDING:
             self.waiting.forget(after.id)
             self.notes.pop(after.id, None)
@@ -156,6 +159,12 @@ class World:
             self._note(after, KernelHeld(running_kernel(after, kernel, after.status_at)))
         return bool(old.keys() - new.keys())
 
+    def _publish_ending(self, session: Session) -> None:
+        beneficiary = session.eviction.beneficiary if session.eviction is not None else None
+        for kernel in session.kernels:
+            if holds_devices(kernel):
+                self._note(session, KernelEnding(kernel.id, beneficiary))
+
     def drop_tentative_holds(self, session: Session) -> None:
         """Free what was held for a placement that turned out not to be committed."""
         for kernel in session.kernels:
@@ -164,7 +173,8 @@ class World:
                 self.allowances.free([kernel.id])
 
     def _remember_failure(self, before: Session | None, after: Session) -> None:
-        if before is not None and before.attempt != after.attempt:
+        is_failure = before is not None and before.preemptions == after.preemptions
+        if before is not None and before.attempt != after.attempt and is_failure:
             tried = (k.agent_id for k in before.kernels if k.agent_id is not None)
             self._avoid[after.id] = {**self._avoid.get(after.id, {}), **dict.fromkeys(tried)}
 
