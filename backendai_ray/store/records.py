@@ -10,6 +10,7 @@ from backendai_ray.core.ids import AccessKey, AgentId, KernelId, ResourceGroupNa
 from backendai_ray.core.lifecycle import StatusChange
 from backendai_ray.core.quotas import Limits, Scope
 from backendai_ray.core.sessions import Session
+from backendai_ray.core.usage import Charge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +86,14 @@ class QuotaRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRecord:
+    """What an account used in one hour in one resource group; it is added to what is stored already."""
+
+    resource_group: ResourceGroupName
+    charge: Charge
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxEvent:
     """A committed change of status that the event bus has not confirmed yet."""
 
@@ -112,6 +121,7 @@ class Batch:
     agents: tuple[AgentRecord, ...] = ()
     groups: tuple[GroupRecord, ...] = ()
     quotas: tuple[QuotaRecord, ...] = ()
+    usage: tuple[UsageRecord, ...] = ()
 
     def __bool__(self) -> bool:
         return any(getattr(self, part.name) for part in fields(self))
