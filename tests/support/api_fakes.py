@@ -179,6 +179,16 @@ class FakeManager:
     def _live(self, access_key: AccessKey) -> list[Session]:
         return [s for s in self.kept.values() if s.spec.access_key == access_key and not s.is_terminal]
 
+    async def rehearse(self, request: SubmitRequest) -> Rehearsed:
+        self.faults.on("manager.rehearse")
+        for session in self._live(request.spec.access_key):
+            if session.spec.name == request.spec.name:
+                if not request.reuse_if_exists:
+                    raise NameInUse(f"you have a live session named {session.spec.name!r}")
+                return Rehearsed(reused=session)
+        kernels = tuple(Kernel(id=KernelId(f"k{i}"), role="main", index=1) for i in range(request.spec.cluster_size))
+        return Rehearsed(session=pending_session(Session(spec=request.spec, kernels=kernels)))
+
     async def session(self, access_key: AccessKey, name_or_id: str) -> Session:
         self.faults.on("manager.session")
         mine = [s for s in self.kept.values() if s.spec.access_key == access_key]
@@ -296,15 +306,32 @@ class FakeManager:
 
 
 class FakeSokovan:
-    """Refuses everything, and says why."""
+    """Refuses all sessions but small ones, and says why."""
 
     async def wake(self, group: ResourceGroupName, why: str) -> None:
         del group, why
 
-    async def explain(self, group: ResourceGroupName, session_id: SessionId) -> Refusal | Placement:
+    async def explain(self, group: ResourceGroupName, session_id: SessionId) -> Explanation:
         del group
         node = NodeRefusal(AgentId("node-1"), RefusalCode.NOT_ENOUGH, "cpu: 1 missing", ResourceSlots({"cpu": 1000}))
-        return Refusal(session_id, RefusalCode.NOT_ENOUGH, "no node has 1 core free", (node,))
+        message = "no node has 1 core free"
+        return Explanation(
+            outcome=Refusal(session_id, RefusalCode.NOT_ENOUGH, message, (node,), 2, SessionId("first")),
+            position=3,
+            waiting=5,
+            closest=node,
+            fragmentation=Fragmentation.ACROSS_NODES,
+            estimate=StartEstimate(basis=StartBasis.TIME_LIMITS, at=1e9, message="at its time"),
+            policy="fifo",
+        )
+
+    async def rehearse(self, group: ResourceGroupName, session: PendingSession) -> Explanation:
+        if session.slots.amount("cpu") > 1000:
+            return await self.explain(group, session.id)
+        allocation = Allocation((("cpu", DeviceId("0"), 1000),))
+        placement = Placement(session.id, 0, (KernelPlacement(session.kernel_ids[0], AgentId("node-1"), allocation),))
+        now = StartEstimate(basis=StartBasis.NOW, at=1e9, message="there is room for it now")
+        return Explanation(outcome=placement, waiting=1, estimate=now, policy="fifo")
 
 
 @dataclass

@@ -265,7 +265,7 @@ class FakeServer:
             case ("GET", "status-history"):
                 return httpx.Response(200, json={"result": {}, "changes": session.history})
             case ("GET", "explain"):
-                return httpx.Response(200, json={**EXPLANATION, "status": session.status})
+                return httpx.Response(200, json={**EXPLANATION, "sessionId": session.id, "status": session.status})
             case ("GET", "dependency-graph"):
                 return httpx.Response(200, json=dependency_graph(session))
         raise NotFound(f"no route {method} {what}")
@@ -344,6 +344,13 @@ NODE = {
 EXPLANATION = {
     "reason": "not-enough",
     "message": "no node has room",
+    "position": 2,
+    "waiting": 3,
+    "behind": "first",
+    "closest": {"agentId": "node-1", "code": "not-enough", "message": "1 core short", "shortfall": {"cpu": "1"}},
+    "fragmentation": "none",
+    "estimate": {"at": "2026-01-02T03:04:05+00:00", "notBefore": None, "basis": "time-limits", "message": "at 03:04"},
+    "policy": "fifo",
     "nodes": [{"agentId": "node-1", "code": "not-enough", "message": "1 core short", "shortfall": {"cpu": "1"}}],
 }
 
