@@ -12,15 +12,25 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from heapq import heappop, heappush
+from operator import attrgetter
 from types import MappingProxyType
 
 from backendai_ray.core.explanations import StartBasis, StartEstimate
 from backendai_ray.core.ids import AgentId, KernelId, SessionId
-from backendai_ray.core.scheduling import PendingSession, Placement, Plan, RefusalCode, RunningKernel, Snapshot
+from backendai_ray.core.scheduling import (
+    PendingSession,
+    Placement,
+    Plan,
+    Preemption,
+    RefusalCode,
+    RunningKernel,
+    Snapshot,
+)
 
 MAX_PASSES = 2000
 """Passes in virtual time; who has no place by then will not know when."""
 
+_BY_SUBMISSION = attrgetter("submitted_at", "id")
 _FOR_EVER_S = 100 * 365 * 86400.0
 """A time limit of so long is none."""
 
@@ -78,7 +88,7 @@ class Outlook:
             self._started[placement.session_id] = self._future.start_now()
             self._future.start(placement)
         for preemption in plan.preemptions:
-            self._future.end(preemption.victim)
+            self._future.preempt(preemption)
         goes_on = bool(plan.preemptions) or self._future.advance(plan.next_at)
         self._is_over = not goes_on or self._passes_left <= 0
 
@@ -89,7 +99,7 @@ class _Future:
     def __init__(self, snapshot: Snapshot) -> None:
         self.now = snapshot.now
         self._begun_at = snapshot.now
-        self._group = snapshot.resource_group
+        self._first = snapshot
         self._pending = {session.id: session for session in snapshot.pending}
         self._kernels: dict[SessionId, dict[KernelId, RunningKernel]] = defaultdict(dict)
         self._nodes = {node.agent_id: node for node in snapshot.nodes}
@@ -100,19 +110,20 @@ class _Future:
         for kernel in snapshot.running:
             self._kernels[kernel.session_id][kernel.kernel_id] = kernel
         for session_id, kernels in self._kernels.items():
-            if session_id in self._pending:
-                self._end_at(session_id, self.now)  # of an attempt that failed: they are being taken back
+            one = next(iter(kernels.values()))
+            if one.ending or session_id in self._pending:
+                self._end_at(session_id, self.now)  # it is being taken back
             else:
-                self._will_end(session_id, next(iter(kernels.values())))
+                self._will_end(session_id, one)
 
     def snapshot(self) -> Snapshot:
         for agent_id in self._stale:
             node = self._nodes[agent_id]
             self._nodes[agent_id] = replace(node, held=MappingProxyType(dict(self._held[agent_id])))
         self._stale.clear()
-        return Snapshot(
+        return replace(
+            self._first,
             now=self.now,
-            resource_group=self._group,
             pending=tuple(self._pending.values()),
             running=tuple(kernel for kernels in self._kernels.values() for kernel in kernels.values()),
             nodes=tuple(self._nodes.values()),
@@ -128,10 +139,12 @@ class _Future:
                 access_key=session.access_key,
                 project=session.project,
                 domain=session.domain,
+                user=session.user,
                 allocation=placed.allocation,
                 priority=session.priority,
                 placed_at=self.now,
                 time_limit_s=session.time_limit_s,
+                # Who may be put back into the queue is not told of sessions that wait; it counts as ended for good.
             )
             self._held[placed.agent_id][placed.kernel_id] = placed.allocation
             self._stale.add(placed.agent_id)
@@ -141,9 +154,20 @@ class _Future:
         for kernel in self._kernels.pop(session_id, {}).values():
             if self._held.get(kernel.agent_id, {}).pop(kernel.kernel_id, None) is not None:
                 self._stale.add(kernel.agent_id)
+        # Whoever depends on it goes on, as if it had succeeded.
         for waiting in [s for s in self._pending.values() if session_id in s.waiting_for]:
             rest = tuple(other for other in waiting.waiting_for if other != session_id)
             self._pending[waiting.id] = replace(waiting, waiting_for=rest)
+
+    def preempt(self, preemption: Preemption) -> None:
+        """End a session at once: how long that takes is nothing beside how long sessions run."""
+        kernels = self._kernels.get(preemption.victim, {})
+        again = next((kernel.restarts_as for kernel in kernels.values()), None)
+        self.end(preemption.victim)
+        if preemption.reschedule and again is not None:
+            self._pending[again.id] = again
+            in_order = sorted(self._pending.values(), key=_BY_SUBMISSION)
+            self._pending = {session.id: session for session in in_order}
 
     def advance(self, next_at: float | None) -> bool:
         """Go on to the next moment at which something happens; return whether there is one."""

@@ -27,6 +27,7 @@ class Creation(TypedDict, total=False):
     bootstrap_script: str | None
     batch_timeout_s: float | None
     priority: int | None
+    requeue: bool | None
     starts_at: str | None
     depends_on: Sequence[str]
     dependency_failure: DependencyFailure | str
@@ -64,6 +65,7 @@ def creation_body(image: str, **asked: Unpack[Creation]) -> dict[str, Any]:
         "bootstrap_script": asked.get("bootstrap_script"),
         "batch_timeout": asked.get("batch_timeout_s"),
         "priority": asked.get("priority"),
+        "requeue": asked.get("requeue"),
         "starts_at": asked.get("starts_at"),
         "dependencies": list(asked.get("depends_on") or ()) or None,
         "dependency_failure": str(on_failure) if on_failure != DependencyFailure.CANCEL else None,

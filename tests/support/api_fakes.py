@@ -27,14 +27,18 @@ from actors.contracts import (
     ExecuteRequest,
     FileEntry,
     Keypair,
+    QuotaView,
+    Rehearsed,
     Route,
     SessionPage,
     SubmitRequest,
     Submitted,
     Transfer,
 )
+from actors.manager.views import pending_session
 from backendai_ray.api import Services
 from backendai_ray.bus import DomainEvent, Entry, Gap, names_of, parse_event_id
+from backendai_ray.core.devices import Allocation
 from backendai_ray.core.errors import (
     BackendError,
     BusUnavailable,
@@ -48,9 +52,11 @@ from backendai_ray.core.errors import (
     StaleRoute,
 )
 from backendai_ray.core.execution import ConsoleRecord, ExecMode, RunOutput, RunStatus
-from backendai_ray.core.ids import AccessKey, AgentId, KernelId, ResourceGroupName, SessionId
+from backendai_ray.core.explanations import Explanation, Fragmentation, StartBasis, StartEstimate
+from backendai_ray.core.ids import AccessKey, AgentId, DeviceId, KernelId, ResourceGroupName, SessionId
 from backendai_ray.core.lifecycle import StatusChange
-from backendai_ray.core.scheduling import NodeRefusal, Placement, Refusal, RefusalCode
+from backendai_ray.core.quotas import Limits, Scope, Use, scopes_of
+from backendai_ray.core.scheduling import KernelPlacement, NodeRefusal, PendingSession, Placement, Refusal, RefusalCode
 from backendai_ray.core.sessions import Kernel, Reason, Session, SessionResult, SessionType, Status
 from backendai_ray.core.slots import ResourceSlots
 
@@ -96,6 +102,7 @@ class FakeManager:
         self.kept: dict[SessionId, Session] = {}
         self.submissions: list[SubmitRequest] = []
         self.request_ids: list[str] = []
+        self.quota_views: dict[Scope, QuotaView] = {}
         self._by_key: dict[str, SessionId] = {}
 
     async def keypair(self, access_key: str) -> Keypair | None:
@@ -184,7 +191,7 @@ class FakeManager:
         for session in self._live(request.spec.access_key):
             if session.spec.name == request.spec.name:
                 if not request.reuse_if_exists:
-                    raise NameInUse(f"you have a live session named {session.spec.name!r}")
+                    raise NameInUse(f"name: {request.spec.name!r} is in use")
                 return Rehearsed(reused=session)
         kernels = tuple(Kernel(id=KernelId(f"k{i}"), role="main", index=1) for i in range(request.spec.cluster_size))
         return Rehearsed(session=pending_session(Session(spec=request.spec, kernels=kernels)))
@@ -299,6 +306,19 @@ class FakeManager:
                 lost_at=None,
             )
         ]
+
+    async def quotas(self, access_key: AccessKey | None) -> Sequence[QuotaView]:
+        self.faults.on("manager.quotas")
+        mine = None if access_key is None else set(scopes_of(USER))
+        return [view for scope, view in self.quota_views.items() if mine is None or scope in mine]
+
+    async def set_quota(self, scope: Scope, limits: Limits) -> QuotaView:
+        self.faults.on("manager.set_quota")
+        self.quota_views.pop(scope, None)
+        view = QuotaView(scope=scope, limits=limits, used=Use({"cpu": 1500}, 2), waiting=1)
+        if limits:
+            self.quota_views[scope] = view
+        return view
 
     async def groups(self) -> Mapping[ResourceGroupName, Mapping[str, Any]]:
         self.faults.on("manager.groups")

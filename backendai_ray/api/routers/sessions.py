@@ -176,7 +176,7 @@ async def dependency_graph(context: ContextDep, caller: CallerDep, name: Session
 
 @router.get("/session/{name}/explain", summary="Why it waits", response_model=ExplanationView, responses=errors(404))
 async def explain(context: ContextDep, caller: CallerDep, name: SessionName) -> Response:
-    """Return why a pending session waits, node by node, and when it may start; of any other, the reason of its status."""
+    """Return why a pending session waits, node by node, and when it may start; of any other, its last reason."""
     session = await _session(context, caller, name)
     if session.status is Status.PENDING:
         group, session_id = session.spec.resource_group, session.id
