@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 import structlog
@@ -59,6 +59,7 @@ class NodeReporter:
         offload: Offload,
         manager: NodeTaker,
         put_report: PutReport,
+        spares: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._agent_id = agent_id
         self._incarnation = incarnation
@@ -69,6 +70,7 @@ class NodeReporter:
         self._offload = offload
         self._manager = manager
         self._put_report = put_report
+        self._spares = spares
         self._facts: _Facts | None = None
         self._version = 0
         self._passed_on: object = None
@@ -133,6 +135,8 @@ class NodeReporter:
             images = self._facts[1]
         devices = tuple(device for plugin in self._plugins for device in plugin.devices())
         labels = {**info.labels, "hostname": socket.gethostname(), "architecture": info.architecture}
+        if spares := self._spares():
+            labels["warm-pool"] = ", ".join(f"{image}={count}" for image, count in sorted(spares.items()))
         return devices, images, tuple(sorted(labels.items())), health
 
     def _disk_health(self) -> str:
