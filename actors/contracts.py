@@ -195,6 +195,8 @@ class SubmitRequest:
     reuse_if_exists: bool = False
     idempotency_key: str = ""
     request_id: str = ""
+    starts_at_as_given: str = ""
+    """A start time such as ``2h`` means another moment whenever it is read; the same request gives the same text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

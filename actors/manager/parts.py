@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from actors.contracts import Keypair, SokovanContract
 from backendai_ray.config import ManagerSettings, Settings
+from backendai_ray.core.ids import ResourceGroupName
 from backendai_ray.core.lifecycle import Deadlines
 
 from .bootstrap import load_first_keypair, load_groups
@@ -46,6 +47,7 @@ def deadlines_of(settings: ManagerSettings) -> Deadlines:
     """Return how long each state may last."""
     return Deadlines(
         pending=settings.pending_timeout_s,
+        pending_by_group={ResourceGroupName(name): s for name, s in settings.pending_timeout_by_group_s.items()},
         scheduled=settings.scheduled_timeout_s,
         preparing=settings.preparing_timeout_s,
         pulling=settings.pulling_timeout_s,

@@ -235,6 +235,8 @@ class Submission:
 def fingerprint(request: SubmitRequest) -> str:
     """Return what makes two requests the same: everything that was asked for, but not the new id."""
     asked = to_plain(replace(request.spec, id=SessionId("")))
+    if request.starts_at_as_given:
+        asked["starts_at"] = request.starts_at_as_given
     text = json.dumps([asked, request.reuse_if_exists], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

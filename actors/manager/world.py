@@ -82,8 +82,20 @@ class World:
             waiting = self.book.live.get(dependent)
             if waiting is not None and waiting.status is Status.PENDING:
                 self._publish_queued(waiting)
+                self._look_when_overdue(waiting)
                 groups.append(waiting.spec.resource_group)
         return groups
+
+    def overdue_at(self, session: Session) -> float | None:
+        """Return when the session's present state has lasted too long; who waits for others is not overdue."""
+        if session.status is Status.PENDING and self.waiting.unmet(session.id):
+            return None
+        return self.deadlines.of(session, self.waiting.met_at(session.id))
+
+    def _look_when_overdue(self, session: Session) -> None:
+        at = self.overdue_at(session)
+        if at is not None:
+            self.timetable.add(at, session.id)
 
     @staticmethod
     def _is_news(before: Session | None, after: Session) -> bool:

@@ -64,6 +64,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "wait": ("backendai_ray.cli.sessions", "Wait until a session runs or has ended."),
     "explain": ("backendai_ray.cli.inspection", "Say why a session waits, node by node."),
     "history": ("backendai_ray.cli.inspection", "Show every status a session has had, and why."),
+    "dependencies": ("backendai_ray.cli.inspection", "Show what a session depends on."),
     "events": ("backendai_ray.cli.inspection", "Follow what happens to sessions."),
     "nodes": ("backendai_ray.cli.inspection", "List the nodes and what is free on them."),
     "simulate": ("backendai_ray.cli.simulation", "Replay a trace under scheduling policies, in virtual time."),

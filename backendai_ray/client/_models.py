@@ -148,6 +148,19 @@ class Explanation(_Record):
     nodes: tuple[NodeRefusal, ...] = ()
 
 
+class DependencyNode(_Record):
+    """A session and, nested, the sessions that it depends on."""
+
+    id: str = Field(validation_alias=_named("id", "session_id", "sessionId"))
+    name: Text = Field("", validation_alias=_named("name", "session_name", "sessionName"))
+    status: Annotated[str, BeforeValidator(lambda text: str(text or "").rpartition(".")[2])] = ""
+    status_changed: Text = Field("", validation_alias=_named("status_changed", "statusChanged"))
+    result: Text = ""
+    depends_on: tuple[DependencyNode, ...] = Field((), validation_alias=_named("depends_on", "dependsOn"))
+    is_complete: bool = Field(True, validation_alias=_named("is_complete", "isComplete"))
+    """False: what it depends on is shown elsewhere in the graph, or the graph is larger than is shown."""
+
+
 class NodeInfo(_Record):
     """A node and what it has."""
 

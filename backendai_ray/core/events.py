@@ -98,6 +98,8 @@ class DeadlineExpired(_Event):
 
     status: Status
     status_at: float
+    message: str = ""
+    """What to say of it, where more is known than the state."""
 
 
 Event = (

@@ -12,7 +12,7 @@ Who owns a state is who moves it on; the deadline is how long it may last before
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Final, assert_never
 
@@ -41,8 +41,8 @@ from .events import (
     StartupFinished,
     TerminateRequested,
 )
-from .ids import AgentId, KernelId, SessionId
-from .sessions import STARTING, TERMINAL, Kernel, Reason, Session, SessionResult, SessionType, Status
+from .ids import AgentId, KernelId, ResourceGroupName, SessionId
+from .sessions import STARTING, TERMINAL, Kernel, Reason, Session, SessionResult, SessionSpec, SessionType, Status
 
 __all__ = [
     "MAX_ATTEMPTS",
@@ -122,21 +122,34 @@ class Deadlines:
     terminating: float | None = 30.0
     agent_lost: float = 60.0
     """How long a node may be away before its kernels are given up."""
+    pending_by_group: Mapping[ResourceGroupName, float] = field(default_factory=dict)
+    """Instead of :attr:`pending`, in the resource groups named."""
 
-    def of(self, session: Session) -> float | None:
-        """Return when the session's present state is overdue, in Unix seconds."""
+    def pending_limit(self, spec: SessionSpec) -> float | None:
+        """Return how long a session may wait for a place: its own limit, else its group's, else everybody's."""
+        if spec.pending_timeout_s is not None:
+            return spec.pending_timeout_s
+        return self.pending_by_group.get(spec.resource_group, self.pending)
+
+    def of(self, session: Session, eligible_at: float = 0.0) -> float | None:
+        """Return when the session's present state is overdue, in Unix seconds.
+
+        Args:
+            session: The session.
+            eligible_at: When the last session that it depends on ended, if it waits for a place.
+        """
+        if session.status is Status.PENDING:
+            limit = self.pending_limit(session.spec)
+            # Waiting for one's own start time, or for others to end, is not waiting for a place.
+            since = max(session.status_at, session.spec.starts_at or 0.0, eligible_at)
+            return None if limit is None else since + limit
         if session.status is Status.RUNNING:
             limit = session.spec.batch_timeout_s if session.spec.type is SessionType.BATCH else None
         elif session.is_terminal:
             return None
         else:
             limit = getattr(self, session.status.value.lower())
-        if limit is None:
-            return None
-        since = session.status_at
-        if session.status is Status.PENDING and session.spec.starts_at is not None:
-            since = max(since, session.spec.starts_at)  # waiting for one's own start time is not waiting for a place
-        return since + limit
+        return None if limit is None else session.status_at + limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -446,7 +459,7 @@ def _deadline_expired(session: Session, event: DeadlineExpired) -> tuple[Session
             return _terminate(
                 session,
                 Reason.PENDING_TIMEOUT,
-                "waited longer than allowed for a place",
+                event.message or "waited longer than allowed for a place",
                 event.now,
                 forced=False,
             )

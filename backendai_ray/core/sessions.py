@@ -39,6 +39,14 @@ class SessionResult(StrEnum):
     FAILURE = "failure"
 
 
+class DependencyFailure(StrEnum):
+    """What becomes of a session when one that it depends on has failed."""
+
+    CANCEL = "cancel"
+    START_ANYWAY = "start-anyway"
+    """Its end is enough, whatever it was."""
+
+
 class Status(StrEnum):
     """Where a session or a kernel stands; the original's names."""
 
@@ -114,6 +122,9 @@ class SessionSpec:
     priority: int = 10
     starts_at: float | None = None
     depends_on: tuple[SessionId, ...] = ()
+    dependency_failure: DependencyFailure = DependencyFailure.CANCEL
+    pending_timeout_s: float | None = None
+    """How long it may wait for a place; ``None``: as long as its resource group lets it."""
     designated_agents: tuple[AgentId, ...] = ()
     preopen_ports: tuple[int, ...] = ()
     callback_url: str = ""

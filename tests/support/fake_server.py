@@ -131,6 +131,13 @@ def echo_program(code: str, options: dict[str, Any]) -> Iterable[Step]:
     return [Step([["stdout", f"ran {code or options.get('exec')}\n"]])]
 
 
+def dependency_graph(session: FakeSession) -> dict[str, Any]:
+    """Show a session that depends on one other."""
+    status = f"KernelStatus.{session.status}"
+    below = {"session_id": "b" * 36, "session_name": "before", "status": "KernelStatus.TERMINATED", "depends_on": []}
+    return {"session_id": session.id, "session_name": session.name, "status": status, "depends_on": [below]}
+
+
 class FakeServer:
     """The server; hand its :attr:`wire` to a client."""
 
@@ -260,7 +267,7 @@ class FakeServer:
             case ("GET", "explain"):
                 return httpx.Response(200, json={**EXPLANATION, "status": session.status})
             case ("GET", "dependency-graph"):
-                return httpx.Response(200, json={"session_id": session.id, "depends_on": []})
+                return httpx.Response(200, json=dependency_graph(session))
         raise NotFound(f"no route {method} {what}")
 
     def _find(self, name: str) -> FakeSession:

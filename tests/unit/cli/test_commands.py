@@ -234,6 +234,8 @@ def test_explain_history_nodes(bai: Bai, server: FakeServer, work: FakeSession) 
     assert json.loads(bai("explain", "work", "--json").out)["nodes"][0]["code"] == "not-enough"
     assert "started" in bai("history", "work").out
     assert json.loads(bai("history", "work", "--json").out)[0]["after"] == "RUNNING"
+    assert bai("dependencies", "work").out.splitlines()[1] == "└─ before  TERMINATED  bbbbbbbb"
+    assert json.loads(bai("dependencies", "work", "--json").out)["depends_on"][0]["name"] == "before"
     nodes = bai("nodes").out
     assert "cpu 0.5/2, mem 0/4g" in nodes
 
