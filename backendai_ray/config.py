@@ -101,6 +101,10 @@ class DeviceSettings(_Section):
         "box16); empty: none.",
     )
 
+    options: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="Options of device plug-ins that do not come with the program, by their name."
+    )
+
     @field_validator("mock")
     @classmethod
     def _mock_file_is_found_from_anywhere(cls, name: str) -> str:

@@ -22,6 +22,7 @@ from actors.agent.choosing import choose_backend
 from actors.agent.devices.base import DevicePlugin, installed_plugins
 from actors.agent.executions import Executions
 from actors.agent.facts import FactQueue, FactsTaker
+from actors.agent.hardware import Hardware
 from actors.agent.held import HeldDevices
 from actors.agent.journal import Journal, KernelRecord, Startup
 from actors.agent.kernel import KernelDriver
@@ -109,6 +110,7 @@ class Agent(KernelAccess):
         self._journal = Journal(self._sessions_dir, self._id)
         self._backend: ComputeBackend = await self._open_backend()
         plugins = self._given_plugins if self._given_plugins is not None else installed_plugins(self._settings.agent)
+        self._hardware = Hardware(plugins)
         self._held = HeldDevices()
         self._spares = SparePool(
             self._backend, size=self._settings.agent.warm_pool, uid=self._backend.kernel_uid(KernelId(""))
@@ -118,7 +120,7 @@ class Agent(KernelAccess):
         self._workshop = Workshop(
             settings=self._settings,
             backend=self._backend,
-            plugins=plugins,
+            hardware=self._hardware,
             offload=self._offload,
             journal=self._journal,
             facts=self._facts,
@@ -133,7 +135,7 @@ class Agent(KernelAccess):
             incarnation=self._incarnation,
             settings=self._settings,
             backend=self._backend,
-            plugins=plugins,
+            hardware=self._hardware,
             held=self._held,
             offload=self._offload,
             manager=self._manager,
@@ -194,6 +196,7 @@ class Agent(KernelAccess):
         self._downloads.close_all()
         await self._offload.slow(self._spares.close)
         await self._offload.slow(self._backend.close)
+        self._hardware.close()
         self._offload.close()
         os.close(self._sessions_fd)
 

@@ -22,7 +22,7 @@ from actors.agent.folders import life_folder
 from actors.agent.journal import KernelRecord, StopOrder
 from actors.agent.links import KernelLink
 from actors.agent.startup import take_result
-from actors.agent.workshop import Workshop, launch_life, session_environ
+from actors.agent.workshop import Launched, Workshop, launch_life, session_environ
 from backendai_ray.core.errors import (
     BackendError,
     EngineUnavailable,
@@ -66,7 +66,7 @@ class KernelDriver:
         self._on_gone = on_gone
         self._wake = asyncio.Event()
         self._container_ended = False
-        self._launching: asyncio.Future[str] | None = None
+        self._launching: asyncio.Future[Launched] | None = None
         self._task: asyncio.Task[None] | None = None
         self._oom_kills_told = 0
         self.ended = asyncio.Event()
@@ -256,8 +256,8 @@ class KernelDriver:
             await self.save(durable=False)
             job = shop.offload.slow(launch_life, shop, self.record, image)
             self._launching = asyncio.ensure_future(job)
-            container_id = await asyncio.shield(self._launching)
-            self.change(container_id=container_id)
+            launched = await asyncio.shield(self._launching)
+            self.change(container_id=launched.container_id, advisory=launched.advisory)
             await self._connect()
 
     async def _connect(self) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +14,16 @@ import structlog
 
 from actors.agent.backends.base import ComputeBackend, Launch, PreparedImage
 from actors.agent.backends.environ import BOOTSTRAP_NAME, TOKEN_NAME, kernel_environ
-from actors.agent.devices.base import DevicePlugin, Grant
 from actors.agent.facts import FactQueue
 from actors.agent.folders import kernel_folders
+from actors.agent.hardware import Hardware
 from actors.agent.held import HeldDevices
 from actors.agent.journal import Journal, KernelRecord
 from actors.agent.links import KernelLink
 from actors.agent.offload import Offload
 from actors.agent.spares import SparePool
 from backendai_ray.config import Settings
+from backendai_ray.core.slots import SlotName
 
 log = structlog.get_logger()
 
@@ -33,7 +34,7 @@ class Workshop:
 
     settings: Settings
     backend: ComputeBackend
-    plugins: Sequence[DevicePlugin]
+    hardware: Hardware
     offload: Offload
     journal: Journal
     facts: FactQueue
@@ -50,33 +51,41 @@ class Workshop:
 ConnectKernel = Callable[[Workshop, KernelRecord, Path], KernelLink]
 
 
-def launch_life(shop: Workshop, record: KernelRecord, image: PreparedImage) -> str:
-    """Lay out the folders and have the backend start the record's life; returns its container id. Blocks."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launched:
+    """A life that was started."""
+
+    container_id: str
+    advisory: tuple[SlotName, ...]
+    """Slots of which nothing holds it to its part."""
+
+
+def launch_life(shop: Workshop, record: KernelRecord, image: PreparedImage) -> Launched:
+    """Lay out the folders and have the backend start the record's life. Blocks."""
     spec = record.spec
-    grant = Grant.join(plugin.grant(spec.allocation) for plugin in shop.plugins)
+    grant = shop.hardware.grant(spec.allocation)
     launch = Launch(
         life=record.life,
         spec=spec,
         image=image,
         folders=kernel_folders(shop.settings.sessions_dir, record.life),
         grant=grant,
-        environ=kernel_environ(spec, grant.environ),
+        environ=kernel_environ(spec, grant),
         pids_limit=shop.settings.agent.pids_limit,
         uid=record.uid,
         output_buffer_bytes=shop.settings.agent.output_buffer_bytes,
     )
     log.info("kernel.launched", session_id=spec.session_id, kernel_id=spec.kernel_id, called_at=time.time())
     container_id = shop.spares.start(launch)
-    if container_id is not None:
-        return container_id
-    _lay_out(launch)
-    return shop.backend.launch(launch)
+    if container_id is None:
+        _lay_out(launch)
+        container_id = shop.backend.launch(launch)
+    return Launched(container_id=container_id, advisory=grant.advisory)
 
 
 def session_environ(shop: Workshop, record: KernelRecord) -> dict[str, str]:
     """Return the environment of a kernel."""
-    grant = Grant.join(plugin.grant(record.spec.allocation) for plugin in shop.plugins)
-    return kernel_environ(record.spec, grant.environ)
+    return kernel_environ(record.spec, shop.hardware.grant(record.spec.allocation))
 
 
 def _lay_out(launch: Launch) -> None:

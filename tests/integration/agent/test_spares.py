@@ -178,7 +178,7 @@ def test_what_a_spare_cannot_become(backend: DockerBackend, pooled: Settings) ->
         usual = Grant(cores=(0,), cpu_units=1000, memory_bytes=256 * MIB)
         return Launch(
             life=record.life, spec=record.spec, image=image, folders=folders, grant=grant or usual,
-            environ=kernel_environ(record.spec, {}), pids_limit=100, uid=1000, output_buffer_bytes=2**20,
+            environ=kernel_environ(record.spec, Grant()), pids_limit=100, uid=1000, output_buffer_bytes=2**20,
         )  # fmt: skip
 
     assert backend.fits_spare(launch())

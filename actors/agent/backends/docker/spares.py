@@ -44,7 +44,7 @@ _NEEDED_AT_START: Final = ("PYTHON", "LD_", "LC_", "LANG", "MALLOC_", "GLIBC_")
 def fits(launch: Launch) -> bool:
     """See :meth:`actors.agent.backends.base.SupportsSpares.fits_spare`."""
     spec, grant = launch.spec, launch.grant
-    plain = Grant(cores=grant.cores, cpu_units=grant.cpu_units, memory_bytes=grant.memory_bytes, environ=grant.environ)
+    needs = replace(grant, cores=(), cpu_units=0, memory_bytes=0, environ={}, defaults={}, advisory=())
     return (
         bool(launch.image.python)
         and len(spec.cluster_hosts) <= 1
@@ -52,9 +52,9 @@ def fits(launch: Launch) -> bool:
         and not spec.preopen_ports
         and not spec.bootstrap_script
         and spec.shmem_bytes == SHMEM_BYTES
-        and grant == plain  # no device files or whatever else a plug-in may ask for
+        and needs == Grant()  # no device files or whatever else a plug-in may ask for
         and grant.memory_bytes >= MEMORY_BYTES
-        and not any(name.startswith(_NEEDED_AT_START) for name in (*spec.environ, *grant.environ))
+        and not any(name.startswith(_NEEDED_AT_START) for name in (*spec.environ, *grant.environ, *grant.defaults))
         and not _has_entries(launch.folders.work)
     )
 
@@ -222,7 +222,7 @@ def _launch(settings: Settings, image: PreparedImage, folders: KernelFolders, ui
         image=image,
         folders=folders,
         grant=Grant(memory_bytes=MEMORY_BYTES),
-        environ=kernel_environ(nobody, {}),
+        environ=kernel_environ(nobody, Grant()),
         pids_limit=settings.agent.pids_limit,
         uid=uid,
         output_buffer_bytes=settings.agent.output_buffer_bytes,
