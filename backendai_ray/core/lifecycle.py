@@ -446,7 +446,8 @@ def _terminate(
         return replace(cancelled, kernels=kernels, terminated_at=now), (Dequeue(),)
     if session.status is Status.TERMINATING:
         if reason is not Reason.RETRY and _goes_back(session):  # the user's wish outranks a new try
-            session = replace(session, reason=reason, message=message)
+            eviction = session.eviction and replace(session.eviction, reschedule=False)
+            session = replace(session, reason=reason, message=message, eviction=eviction)
         return session, _destroy(session, reason, forced=forced) if forced else ()
     terminating = _move(session, Status.TERMINATING, reason, message, now)
     effects = _destroy(session, reason, forced=forced)
