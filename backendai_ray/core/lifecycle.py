@@ -380,7 +380,7 @@ def _goes_back(session: Session) -> bool:
     """Return whether a session that is being ended waits again afterwards."""
     if session.reason is Reason.PREEMPTED:
         return session.eviction is not None and session.eviction.reschedule
-    return session.reason is Reason.RETRY
+    return session.reason is Reason.RETRY and _may_retry(session)
 
 
 def _back_to_queue(session: Session, now: float) -> Session:
