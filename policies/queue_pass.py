@@ -11,7 +11,9 @@ from backendai_ray.core.scheduling import AgentSelection, PendingSession, Placem
 
 from .candidates import Candidates, request_of
 from .columns import Room
+from .kept_places import KeptPlaces
 from .placing import place
+from .preemption import RoomMaker
 from .reasons import OWN_REASONS, node_refusals, not_eligible_yet, why_not_placed
 from .reservation import Reservation
 
@@ -57,6 +59,8 @@ class QueuePass:
         still_held: frozenset[KernelId] = frozenset(),
         strict: bool = True,
         reserve: Callable[[PendingSession], Reservation | None] | None = None,
+        kept: KeptPlaces | None = None,
+        room_maker: RoomMaker | None = None,
     ) -> None:
         """Begin a pass.
 
@@ -68,6 +72,8 @@ class QueuePass:
             strict: Whether the first session that waits for room holds up the rest.
             reserve: Makes the reservation of the session that holds up the rest: what does not touch it may go
                 ahead. Returns ``None`` where the time of its start cannot be known.
+            kept: The places that are being made for sessions that wait.
+            room_maker: Chooses whom to end for a session that finds no room; ``None``: nobody.
         """
         self.room = room
         self._selection = selection
@@ -79,6 +85,8 @@ class QueuePass:
         self._head: tuple[PendingSession, _Verdict] | None = None
         self._reserve = reserve
         self._reservation: Reservation | None = None
+        self._kept = kept or KeptPlaces(room, (), ())
+        self._room_maker = room_maker
 
     def run(self, queue: Iterable[PendingSession]) -> Plan:
         """Judge a whole queue."""
@@ -89,19 +97,34 @@ class QueuePass:
                 placements.append(outcome)
             else:
                 refusals.append(outcome)
-        return Plan(placements=tuple(placements), refusals=tuple(refusals))
+        maker = self._room_maker
+        if maker is None:
+            return Plan(placements=tuple(placements), refusals=tuple(refusals))
+        return Plan(
+            placements=tuple(placements),
+            preemptions=tuple(maker.preemptions),
+            refusals=tuple(refusals),
+            next_at=maker.next_at,
+            nominations=tuple(maker.nominations),
+        )
 
     def judge(self, session: PendingSession) -> Placement | Refusal:
         """Place the next session of the queue, or say why not."""
         not_yet = not_eligible_yet(session, self._now, self._still_held)
         if not_yet is not None:
             return not_yet
-        if self._head is not None:
+        self._kept.turn_of(session)
+        # Who has a place that is kept for it delays nobody by taking it.
+        if self._head is not None and session.id not in self._kept:
             return self._judge_behind(session)
         outcome = self._try(session)
         if isinstance(outcome, Placement):
+            self._kept.started(session)
             return outcome
-        if self._strict and outcome.code not in OWN_REASONS:
+        if self._room_maker is not None and outcome.code not in OWN_REASONS:
+            room_comes = self._room_maker.make_room(session)
+            outcome = _Verdict(RefusalCode.AWAITS_ROOM, room_comes) if room_comes else outcome
+        if self._strict and self._head is None and outcome.code not in OWN_REASONS:
             self._head = session, outcome
             self._reservation = self._reserve(session) if self._reserve is not None else None
         return Refusal(session.id, outcome.code, outcome.message)
@@ -162,7 +185,7 @@ class QueuePass:
 
     def _try(self, session: PendingSession) -> Placement | _Verdict:
         """Place a session whatever waits before it; identical requests that found no room are judged once."""
-        request = request_of(session)
+        request = request_of(session), session.id in self._kept and session.id
         # Nothing is freed while a pass goes on: what did not fit once does not fit later.
         refused = self._refused.get(request)
         if refused is not None:
