@@ -19,15 +19,16 @@ from backendai_ray.core.scheduling import (
 )
 
 from .columns import Room, RoomCache
+from .quotas import QuotaBook
 
 
 def problems_of(snapshot: Snapshot, plan: Plan, room: Room | None = None) -> tuple[str, ...]:
     """Return what is wrong with a plan, a sentence for each line that is; empty when nothing is.
 
     A session must be placed once, whole, at the version that was looked at, on nodes that take new sessions, with
-    exactly what it asks for, on devices that are free. A session may be preempted for a waiting one of a higher
-    priority (or be moved for one of its own), once, and if it can be; the places nominated must be free once the
-    preempted sessions, and those that are being ended anyway, are gone.
+    exactly what it asks for, on devices that are free, and within the quotas. A session may be preempted for a waiting
+    one of a higher priority (or be moved for one of its own), once, and if it can be; the places nominated must be free
+    once the preempted sessions, and those that are being ended anyway, are gone.
 
     Args:
         snapshot: What was decided on.
@@ -38,18 +39,19 @@ def problems_of(snapshot: Snapshot, plan: Plan, room: Room | None = None) -> tup
     room = room or RoomCache().open(snapshot.nodes)
     rows = {node.agent_id: row for row, node in enumerate(room.nodes)}
     maps: dict[AgentId, DeviceMap] = {}
+    quotas = QuotaBook(snapshot.quotas, snapshot.running)
     seen: set[SessionId] = set()
     problems: list[str] = []
     for placement in plan.placements:
         problem = _shape(placement, pending.get(placement.session_id), placement.session_id in seen)
+        problem = problem or _over_quota(pending[placement.session_id], quotas)
         problem = problem or _devices(placement, pending[placement.session_id], room, rows, maps)
         if problem:
             problems.append(f"session {placement.session_id}: {problem}")
         seen.add(placement.session_id)
     if plan.preemptions or plan.nominations:
-        problems += _preemptions(
-            snapshot, plan, room, {agent: maps.get(agent) or room.map(row) for agent, row in rows.items()}
-        )
+        placed = {agent: maps.get(agent) or room.map(row) for agent, row in rows.items()}
+        problems += _preemptions(snapshot, plan, room, placed)
     for refusal in plan.refusals:
         if refusal.session_id in seen or refusal.session_id not in pending:
             problems.append(f"session {refusal.session_id}: refused, but placed or refused before, or not waiting")
@@ -127,6 +129,13 @@ def _shape(placement: Placement, session: PendingSession | None, again: bool) ->
     if [kernel.kernel_id for kernel in placement.kernels] != list(session.kernel_ids):
         return "not all of its kernels are placed, in order, once each"
     return ""
+
+
+def _over_quota(session: PendingSession, quotas: QuotaBook) -> str:
+    refusal = quotas.refusal(session)
+    if refusal is None:
+        quotas.take(session)
+    return "" if refusal is None else refusal.message
 
 
 def _devices(

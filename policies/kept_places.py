@@ -7,16 +7,18 @@ important is there) is forgotten, so that nothing stays idle for it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from backendai_ray.core.allocator import DeviceMap
 from backendai_ray.core.devices import Allocation
 from backendai_ray.core.errors import Conflict
 from backendai_ray.core.ids import AgentId, KernelId, SessionId
-from backendai_ray.core.scheduling import KernelPlacement, PendingSession
+from backendai_ray.core.scheduling import KernelPlacement, PendingSession, Snapshot
 from backendai_ray.core.slots import SlotKind, slot_kind
 
 from .columns import Room
+from .quotas import QuotaBook
+from .reasons import not_eligible_yet
 
 
 class _Place:
@@ -31,12 +33,11 @@ class _Place:
 class KeptPlaces:
     """The kept places of one pass, held in its room and let go as sessions have their turns."""
 
-    def __init__(self, room: Room, pending: Iterable[PendingSession], ending: Collection[KernelId]) -> None:
-        """Begin a pass.
+    def __init__(self, room: Room, ending: Collection[KernelId] = ()) -> None:
+        """Begin a pass in which nothing is kept yet.
 
         Args:
             room: The room of the pass.
-            pending: Eligible sessions; those with a nominated place are taken note of.
             ending: Kernels that come free by themselves.
         """
         self._room = room
@@ -44,9 +45,18 @@ class KeptPlaces:
         self._row: dict[AgentId, int] = {}
         self._places: dict[SessionId, _Place] = {}
         self._band: int | None = None
-        for session in pending:
-            if session.nominated:
-                self.keep(session, session.nominated)
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, room: Room, still_held: frozenset[KernelId], quotas: QuotaBook) -> KeptPlaces:
+        """Return what is kept in a snapshot: the places of those that may start as soon as there is room."""
+        nominated = [session for session in snapshot.pending if session.nominated]
+        if not nominated:
+            return cls(room)
+        kept = cls(room, frozenset(kernel.kernel_id for kernel in snapshot.running if kernel.ending))
+        for session in nominated:
+            if not_eligible_yet(session, snapshot.now, still_held) is None and quotas.refusal(session) is None:
+                kept.keep(session, session.nominated)
+        return kept
 
     def __contains__(self, session_id: SessionId) -> bool:
         """Return whether a place is kept for a session."""

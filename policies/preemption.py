@@ -13,8 +13,6 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TypeVar
 
-import numpy as np
-
 from backendai_ray.core.errors import Conflict, InvalidParameter
 from backendai_ray.core.ids import AgentId, KernelId, SessionId
 from backendai_ray.core.scheduling import PendingSession, Placement, Preemption, RunningKernel, Snapshot
@@ -24,10 +22,12 @@ from .columns import Room
 from .kept_places import KeptPlaces
 from .placing import place
 from .selection import Concentrated
-from .victims import Search, Victim
+from .victims import Search, Victim, VictimTable
 
 _RANKED = Concentrated()
 """What is made free is found whatever the selection; where the session goes in the end is the selection's choice."""
+_MOST_PER_PASS = 16
+"""For so many sessions room is made in one pass; the others have their turn in the next, which follows at once."""
 _NAMED = 3
 """So many sessions are spelled out in a sentence."""
 
@@ -111,23 +111,16 @@ def _wrong(where: str, what: str) -> InvalidParameter:
     return InvalidParameter(f"{field}: {what}", field=field)
 
 
-@dataclass(frozen=True, slots=True)
 class _Running:
     """A session that holds devices."""
 
-    kernels: tuple[RunningKernel, ...]
+    __slots__ = ("ending", "first", "kernels", "placed_at")
 
-    @property
-    def first(self) -> RunningKernel:
-        return self.kernels[0]
-
-    @property
-    def ending(self) -> bool:
-        return any(kernel.ending for kernel in self.kernels)
-
-    @property
-    def placed_at(self) -> float:
-        return max(kernel.placed_at for kernel in self.kernels)
+    def __init__(self, kernels: Sequence[RunningKernel]) -> None:
+        self.kernels = kernels
+        self.first = kernels[0]
+        self.ending = any(kernel.ending for kernel in kernels)
+        self.placed_at = max(kernel.placed_at for kernel in kernels)
 
     def is_within(self, scope: Scope, session: PendingSession) -> bool:
         """Return whether its owner is near enough to that of a waiting session."""
@@ -162,23 +155,37 @@ class RoomMaker:
         self.next_at: float | None = None
         """When the next session has run for long enough to be ended, if somebody waits for that."""
         self._options = options
+        self._snapshot = snapshot
         self._now = snapshot.now
         self._room = room
         self._kept = kept
-        self._row: dict[AgentId, int] = {node.agent_id: row for row, node in enumerate(room.nodes)}
-        grouped: dict[SessionId, list[RunningKernel]] = {}
-        for kernel in snapshot.running:
-            grouped.setdefault(kernel.session_id, []).append(kernel)
-        self._running = {name: _Running(tuple(kernels)) for name, kernels in grouped.items()}
-        self._leaving = {name for name, one in self._running.items() if one.ending}
+        self._is_prepared = False
+        self._row: dict[AgentId, int] = {}
+        self._running: dict[SessionId, _Running] = {}
+        self._leaving: set[SessionId] = set()
         self._leaving_for: dict[SessionId, list[SessionId]] = {}
-        for name in self._leaving:
+        self._totals: dict[str, int] = {}
+        self._known: dict[Hashable, str] = {}
+        self._table = VictimTable(room, ())
+
+    def _prepare(self) -> None:
+        """Sort what runs by session; a pass in which nobody waits for room does without."""
+        self._is_prepared = True
+        room = self._room
+        self._row = {node.agent_id: row for row, node in enumerate(room.nodes)}
+        grouped: dict[SessionId, list[RunningKernel]] = {}
+        for kernel in self._snapshot.running:
+            grouped.setdefault(kernel.session_id, []).append(kernel)
+        self._running = {name: _Running(kernels) for name, kernels in grouped.items()}
+        self._leaving = {name for name, one in self._running.items() if one.ending}
+        for name in sorted(self._leaving):
             beneficiary = self._running[name].first.ending_for
             if beneficiary is not None:
                 self._leaving_for.setdefault(beneficiary, []).append(name)
         totals = room.columns.capacity.sum(axis=0).tolist()
         self._totals = dict(zip(room.columns.slots, totals, strict=True))
-        self._known: dict[Hashable, str] = {}
+        victims = [self._victim(name, one) for name, one in self._running.items() if name not in self._leaving]
+        self._table = VictimTable(room, victims)
 
     def make_room(self, session: PendingSession) -> str:
         """Choose whom to end for a session that fits nowhere.
@@ -188,9 +195,13 @@ class RoomMaker:
         """
         if self._options.scope is Scope.OFF:
             return ""
+        if not self._is_prepared:
+            self._prepare()
         if names := self._leaving_for.get(session.id):
             return f"waits for {_names(names)} to end, which makes room for it"
         kind = self._kind(session)
+        if len(self.nominations) >= _MOST_PER_PASS:
+            return ""
         if (known := self._known.get(kind)) is not None:
             return known
         trial = self._room_to_come(session)
@@ -204,9 +215,10 @@ class RoomMaker:
 
     def _choose(self, session: PendingSession) -> str:
         trial = self._room_to_come(session)
-        victims, protected_until = self._victims(session)
-        rows = np.flatnonzero(Eligible.of(trial, session).all).tolist()
-        chosen = Search(trial, session, rows, victims).cheapest()
+        rows = Eligible.of(trial, session).all
+        eligible, protected_until = self._victims(session)
+        lines = self._table.lines_of(eligible, rows)
+        chosen = Search(trial, session, rows, self._table, lines).cheapest()
         if chosen is not None:
             gone = [(row, name) for victim in chosen for row, names in victim.rows.items() for name in names]
             after = trial.without(gone)
@@ -239,7 +251,12 @@ class RoomMaker:
 
     def _room_to_come(self, session: PendingSession) -> Room:
         """Return what is free for a session once all that is being ended has ended."""
-        gone = [(row, name) for kernel, row in self._leaving_kernels() for name in (kernel,)]
+        gone = [
+            (self._row[kernel.agent_id], kernel.kernel_id)
+            for name in self._leaving
+            for kernel in self._running[name].kernels
+            if kernel.agent_id in self._row
+        ]
         trial = self._room.without([*gone, *self._kept.held()])
         for kernel in self._kept.kept_from(session):
             try:
@@ -248,27 +265,18 @@ class RoomMaker:
                 pass  # two places that are kept overlap: the first one counts
         return trial
 
-    def _leaving_kernels(self) -> list[tuple[KernelId, int]]:
-        return [
-            (kernel.kernel_id, self._row[kernel.agent_id])
-            for name in self._leaving
-            for kernel in self._running[name].kernels
-            if kernel.agent_id in self._row
-        ]
-
-    def _victims(self, session: PendingSession) -> tuple[list[Victim], float | None]:
-        """Return who may be ended for a session, and when the next one will have run for long enough."""
-        victims: list[Victim] = []
+    def _victims(self, session: PendingSession) -> tuple[list[bool], float | None]:
+        """Return which sessions of the table may be ended for one, and when the next will have run long enough."""
+        eligible: list[bool] = []
         until: float | None = None
-        for name, one in self._running.items():
-            if name in self._leaving or not self._may_end(one, session):
-                continue
+        for victim in self._table.victims:
+            one = self._running[victim.session_id]
+            may = victim.session_id not in self._leaving and self._may_end(one, session)
             safe_until = one.placed_at + self._options.min_runtime_s
-            if safe_until > self._now:
-                until = safe_until if until is None else min(until, safe_until)
-            else:
-                victims.append(self._victim(name, one))
-        return victims, until
+            if may and safe_until > self._now:
+                may, until = False, safe_until if until is None else min(until, safe_until)
+            eligible.append(may)
+        return eligible, until
 
     def _may_end(self, one: _Running, session: PendingSession) -> bool:
         return (
@@ -285,7 +293,7 @@ class RoomMaker:
             row = self._row.get(kernel.agent_id)
             if row is not None:
                 rows[row] = (*rows.get(row, ()), kernel.kernel_id)
-            for slot, units in kernel.allocation.slots().items():
+            for slot, _, units in kernel.allocation.parts:
                 held[slot] = held.get(slot, 0) + units
         share = max((units / max(self._totals.get(slot, 0), units, 1) for slot, units in held.items()), default=0.0)
         # A second more, so that of two that were placed just now the smaller one is the cheaper.

@@ -14,6 +14,7 @@ from .columns import Room
 from .kept_places import KeptPlaces
 from .placing import place
 from .preemption import RoomMaker
+from .quotas import QuotaBook
 from .reasons import OWN_REASONS, node_refusals, not_eligible_yet, why_not_placed
 from .reservation import Reservation
 
@@ -61,6 +62,7 @@ class QueuePass:
         reserve: Callable[[PendingSession], Reservation | None] | None = None,
         kept: KeptPlaces | None = None,
         room_maker: RoomMaker | None = None,
+        quotas: QuotaBook | None = None,
     ) -> None:
         """Begin a pass.
 
@@ -74,6 +76,7 @@ class QueuePass:
                 ahead. Returns ``None`` where the time of its start cannot be known.
             kept: The places that are being made for sessions that wait.
             room_maker: Chooses whom to end for a session that finds no room; ``None``: nobody.
+            quotas: Says who would exceed a quota.
         """
         self.room = room
         self._selection = selection
@@ -84,8 +87,9 @@ class QueuePass:
         self._refused: dict[Hashable, _Verdict] = {}
         self._head: tuple[PendingSession, _Verdict] | None = None
         self._reserve = reserve
+        self._quotas = quotas or QuotaBook()
         self._reservation: Reservation | None = None
-        self._kept = kept or KeptPlaces(room, (), ())
+        self._kept = kept or KeptPlaces(room)
         self._room_maker = room_maker
 
     def run(self, queue: Iterable[PendingSession]) -> Plan:
@@ -110,9 +114,15 @@ class QueuePass:
 
     def judge(self, session: PendingSession) -> Placement | Refusal:
         """Place the next session of the queue, or say why not."""
-        not_yet = not_eligible_yet(session, self._now, self._still_held)
-        if not_yet is not None:
-            return not_yet
+        barred = not_eligible_yet(session, self._now, self._still_held) or self._quotas.refusal(session)
+        if barred is not None:
+            return barred
+        outcome = self._judge_eligible(session)
+        if isinstance(outcome, Placement):
+            self._quotas.take(session)
+        return outcome
+
+    def _judge_eligible(self, session: PendingSession) -> Placement | Refusal:
         self._kept.turn_of(session)
         # Who has a place that is kept for it delays nobody by taking it.
         if self._head is not None and session.id not in self._kept:
@@ -133,7 +143,7 @@ class QueuePass:
         reservation = self._reservation
         if reservation is None:
             return Refusal(session.id, RefusalCode.BEHIND_HEAD, _BEHIND)
-        if not reservation.is_in_the_way(session):
+        if not reservation.is_in_the_way(session) and self._leaves_quota(reservation, session):
             mark = self.room.mark()
             outcome = self._try(session)
             if isinstance(outcome, _Verdict):
@@ -142,6 +152,11 @@ class QueuePass:
                 return outcome
             self.room.undo_to(mark)
         return Refusal(session.id, RefusalCode.BEHIND_HEAD, _WOULD_DELAY)
+
+    def _leaves_quota(self, reservation: Reservation, session: PendingSession) -> bool:
+        """Return whether a session leaves the head what its quotas allow it when its time comes."""
+        assert self._head is not None
+        return reservation.ends_before(session) or self._quotas.admits_both(self._head[0], session)
 
     def explain(self, queue: Iterable[PendingSession], session_id: SessionId) -> Placement | Refusal | None:
         """Judge the queue up to a session and return what becomes of that one, with every node's reason.

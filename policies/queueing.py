@@ -13,7 +13,7 @@ from .columns import Room, RoomCache
 from .kept_places import KeptPlaces
 from .preemption import PreemptionOptions, RoomMaker, Scope
 from .queue_pass import QueuePass
-from .reasons import not_eligible_yet
+from .quotas import QuotaBook
 from .reservation import Reservation
 from .selection import for_pass
 
@@ -90,12 +90,8 @@ class QueueingPolicy:
     def _begin(self, snapshot: Snapshot) -> tuple[QueuePass, Iterable[PendingSession]]:
         room = self._rooms.open(snapshot.nodes)
         still_held = frozenset(kernel.kernel_id for kernel in snapshot.running)
-        nominated = [one for one in snapshot.pending if one.nominated]
-        kept = KeptPlaces(
-            room,
-            [one for one in nominated if not_eligible_yet(one, snapshot.now, still_held) is None],
-            frozenset(kernel.kernel_id for kernel in snapshot.running if kernel.ending) if nominated else (),
-        )
+        quotas = QuotaBook(snapshot.quotas, snapshot.running)
+        kept = KeptPlaces.of(snapshot, room, still_held, quotas)
         is_on = self._preemption.scope is not Scope.OFF
         judge = QueuePass(
             room,
@@ -106,6 +102,7 @@ class QueueingPolicy:
             reserve=self._reserve(snapshot, room),
             kept=kept,
             room_maker=RoomMaker(self._preemption, snapshot, room, kept) if is_on else None,
+            quotas=quotas,
         )
         return judge, self._queue(snapshot, room)
 

@@ -86,6 +86,7 @@ class Placing:
         why = self._objection(group, session, placement) or self._world.ledger.hold_all(placement.kernels)
         if why:
             return why
+        self._world.allowances.hold(session, (kernel.kernel_id for kernel in placement.kernels))
         where = {kernel.kernel_id: (kernel.agent_id, kernel.allocation) for kernel in placement.kernels}
         outcome = step(session, Placed(cause=pass_id, now=self._clock(), where=where))
         accepted.moves.append((session, outcome.session, outcome.effects))
@@ -104,6 +105,8 @@ class Placing:
             return "the session still waits for others"
         if spec.starts_at is not None and spec.starts_at > self._clock():
             return "the session's start time has not come"
+        if breach := self._world.allowances.breach(spec):
+            return str(breach)
         if sorted(k.kernel_id for k in placement.kernels) != sorted(k.id for k in session.kernels):
             return "the plan does not place exactly the session's kernels"
         for kernel in placement.kernels:
@@ -136,3 +139,4 @@ class Placing:
     def _release(self, accepted: _Accepted) -> None:
         for kernel_id in accepted.kernels():
             self._world.ledger.release(kernel_id)
+        self._world.allowances.free(accepted.kernels())

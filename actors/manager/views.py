@@ -61,6 +61,7 @@ def running_kernel(session: Session, kernel: Kernel, placed_at: float) -> Runnin
         access_key=session.spec.access_key,
         project=session.spec.project,
         domain=session.spec.domain,
+        user=session.spec.user,
         allocation=kernel.allocation,
         priority=session.spec.priority,
         placed_at=placed_at,

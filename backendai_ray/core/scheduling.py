@@ -14,6 +14,7 @@ from typing import Protocol
 
 from .devices import Allocation, Device
 from .ids import AccessKey, AgentId, KernelId, ResourceGroupName, SessionId
+from .quotas import Quota
 from .sessions import ClusterMode, SessionType
 from .slots import ResourceSlots
 
@@ -76,6 +77,7 @@ class RunningKernel:
     """It is being ended: its devices are held still, and come free by themselves."""
     ending_for: SessionId | None = None
     """The waiting session that it is being ended for."""
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,8 @@ class Snapshot:
     running: Sequence[RunningKernel]
     nodes: Sequence[Node]
     """Sorted by agent id."""
+    quotas: Sequence[Quota] = ()
+    """The limits that bind sessions; those of a scope that nobody here is in do no harm."""
 
 
 class RefusalCode(StrEnum):
@@ -284,7 +288,16 @@ class NodeGone:
     agent_id: AgentId
 
 
-Change = SessionQueued | SessionUnqueued | KernelHeld | KernelEnding | KernelFreed | NodeChanged | NodeGone
+@dataclass(frozen=True, slots=True)
+class QuotaChanged:
+    """A quota was set, or its scope holds more or less in other groups; without limits it is no more."""
+
+    quota: Quota
+
+
+Change = (
+    SessionQueued | SessionUnqueued | KernelHeld | KernelEnding | KernelFreed | NodeChanged | NodeGone | QuotaChanged
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

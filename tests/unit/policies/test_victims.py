@@ -15,7 +15,7 @@ from policies.columns import Room, RoomCache
 from policies.placing import place
 from policies.selection import Concentrated
 from policies.testing import make_node, make_session, make_snapshot, run_kernels
-from policies.victims import EXACT, Search, Victim, cost_of
+from policies.victims import EXACT, Search, Victim, VictimTable, cost_of
 
 
 def fits(room: Room, session: PendingSession) -> bool:
@@ -28,8 +28,9 @@ def fits_without(room: Room, session: PendingSession, victims: tuple[Victim, ...
 
 
 def search(room: Room, session: PendingSession, victims: list[Victim]) -> tuple[Victim, ...] | None:
-    rows = Eligible.of(room, session).all.nonzero()[0].tolist()
-    return Search(room, session, rows, victims).cheapest()
+    rows = Eligible.of(room, session).all
+    table = VictimTable(room, victims)
+    return Search(room, session, rows, table, table.lines_of([True] * len(victims), rows)).cheapest()
 
 
 @st.composite
@@ -67,7 +68,7 @@ def worlds(draw: st.DrawFn) -> tuple[Room, PendingSession, list[Victim]]:
     return room, session, victims
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(worlds())
 def test_it_finds_what_trying_everything_finds(world: tuple[Room, PendingSession, list[Victim]]) -> None:
     room, session, victims = world
@@ -99,6 +100,22 @@ def test_of_many_on_a_node_none_is_ended_in_vain() -> None:
     assert {victim.priority for victim in found} == {0}
     assert fits_without(room, session, found)
     assert not any(fits_without(room, session, tuple(v for v in found if v is not one)) for one in found)
+
+
+def test_a_gang_among_many_ends_nobody_in_vain() -> None:
+    nodes = [make_node(f"n{i}", cpu=4) for i in range(5)]
+    kernels = [k for n in nodes for k in run_kernels(n, {f"{n.agent_id}-{j}": {"cpu": 1} for j in range(4)})]
+    room = RoomCache().open(make_snapshot(nodes, [], kernels).nodes)
+    victims = [
+        Victim(SessionId(f"v{i:02}"), (i * 7) % 3, float(i), {int(kernel.agent_id[1:]): (kernel.kernel_id,)})
+        for i, kernel in enumerate(kernels)
+    ]
+    session = make_session("s", size=6, mode=ClusterMode.MULTI_NODE, cpu=2, mem="1g")
+    found = search(room, session, victims)
+    assert found is not None
+    assert fits_without(room, session, found)
+    assert not any(fits_without(room, session, tuple(v for v in found if v is not one)) for one in found)
+    assert search(room, make_session("s", size=11, mode=ClusterMode.MULTI_NODE, cpu=2, mem="1g"), victims) is None
 
 
 def test_one_important_session_is_worth_any_number_of_others() -> None:
