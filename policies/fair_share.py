@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from backendai_ray.core.errors import InvalidParameter
 from backendai_ray.core.ids import KernelId
@@ -36,7 +37,7 @@ class FairSharePolicy(QueueingPolicy):
     first until he has caught up with what is not forgotten.
 
     Options: ``half_life_h`` (1 to 672, 168 if not given), ``weights`` (by ``DOMAIN``, ``DOMAIN/PROJECT`` or
-    ``DOMAIN/PROJECT/USER``; 1 if not named), ``strict``.
+    ``DOMAIN/PROJECT/USER``; 1 if not named), ``strict`` and ``preemption``.
     """
 
     name = "fair-share"
@@ -48,6 +49,7 @@ class FairSharePolicy(QueueingPolicy):
         half_life_h: float = _HALF_LIFE_H,
         weights: Mapping[str, float] | None = None,
         strict: bool = True,
+        preemption: Mapping[str, Any] | None = None,
         **unknown: object,
     ) -> None:
         """Make the policy.
@@ -57,9 +59,9 @@ class FairSharePolicy(QueueingPolicy):
         """
         if unknown:
             option = min(unknown)
-            message = f"options.{option}: fair-share knows only half_life_h, weights and strict"
+            message = f"options.{option}: fair-share knows only half_life_h, preemption, strict and weights"
             raise InvalidParameter(message, field=f"options.{option}")
-        super().__init__(selection=selection, strict=strict)
+        super().__init__(selection=selection, strict=strict, preemption=preemption)
         if not _is_number(half_life_h) or not 1 <= half_life_h <= _LONGEST_H:
             message = f"options.half_life_h: {half_life_h!r} is no number of hours from 1 to {_LONGEST_H:g}"
             raise InvalidParameter(message, field="options.half_life_h")
