@@ -122,6 +122,10 @@ class AgentContract(Protocol):
         """From now on refuse routes of earlier epochs."""
         ...
 
+    async def drop_spares(self) -> int:
+        """Remove the containers that were started ahead, and make none until the next start; returns how many."""
+        ...
+
     async def inspect(self) -> Inspection:
         """Return the truth."""
         ...
