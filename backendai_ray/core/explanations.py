@@ -17,6 +17,8 @@ class StartBasis(StrEnum):
     """A start time that sessions asked for."""
     TIME_LIMITS = "time-limits"
     """Sessions that run, or start before it, end at their time limits at the latest."""
+    PREDICTED = "predicted"
+    """As well sessions without a time limit, which run as long as their owners' last ones did."""
     UNKNOWN = "unknown"
     """It cannot be known; the message says why."""
 

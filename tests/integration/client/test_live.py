@@ -258,7 +258,7 @@ def test_one_that_waits_says_why(live_client: Client) -> None:
         assert "cpu" in explanation.nodes[0].shortfall
         assert (explanation.position, explanation.waiting, explanation.closest) == (1, 1, explanation.nodes[0])
         assert explanation.estimate is not None
-        assert "no time limit" in explanation.estimate.message
+        assert explanation.estimate.basis in ("predicted", "unknown")  # other tests have ended sessions before
         rehearsed = live_client.sessions.dry_run("python", cpu="0.1", mem="64m", priority=50)
         assert [kernel.agent_id for kernel in rehearsed.placement] == [node.id]
         assert live_client.sessions.dry_run("python", cpu="0.1", mem="64m").behind == waiting.id

@@ -76,6 +76,17 @@ def test_sessions_without_a_limit_are_named(limit: float | None) -> None:
     assert "session-k" in estimate.message
 
 
+@pytest.mark.parametrize(("ran_s", "ends_in_s"), [(10, 90), (100, 100), (150, 50), (399, 1)])
+def test_a_session_without_a_limit_runs_as_long_as_expected_and_then_twice_as_long(ran_s: int, ends_in_s: int) -> None:
+    node = make_node("n")
+    running = replace(run_kernel(node, "k", cpu=4, mem="1g"), placed_at=NOW - ran_s, expected_s=100.0)
+    estimate = start_of(make_snapshot([node], [make_session("s")], [running]))
+    assert (estimate.basis, estimate.at) == (StartBasis.PREDICTED, NOW + ends_in_s)
+    first = replace(make_session("first", cpu=4, mem="1g"), expected_s=0.0)
+    estimate = start_of(make_snapshot([node], [first, make_session("s", cpu=4, mem="1g")], [running]))
+    assert (estimate.basis, estimate.at) == (StartBasis.PREDICTED, NOW + ends_in_s + 1)
+
+
 def test_what_is_being_ended_is_gone_soon() -> None:
     node = make_node("n")
     running = replace(run_kernel(node, "k", cpu=4, mem="1g"), ending=True)
