@@ -213,7 +213,7 @@ class _Future:
             return "there is no place for it even when all that runs has ended"
         named = ", ".join(endless[:3]) + (f" and {len(endless) - 3} more" if len(endless) > 3 else "")
         what = "session" if len(endless) == 1 else "sessions"
-        return f"it depends on when {what} {named} will end: without a time limit, and the first of its kind"
+        return f"it depends on when {what} {named} will end; neither a time limit nor an earlier session tells"
 
     def _will_end(self, session_id: SessionId, kernel: RunningKernel) -> None:
         if kernel.time_limit_s is not None and kernel.time_limit_s < _FOR_EVER_S:
