@@ -166,6 +166,7 @@ class _Future:
     def preempt(self, preemption: Preemption) -> None:
         """End a session at once: how long that takes is nothing beside how long sessions run."""
         kernels = self._kernels.get(preemption.victim, {})
+        self._some_ended = True
         again = next((kernel.restarts_as for kernel in kernels.values()), None)
         self.end(preemption.victim)
         if preemption.reschedule and again is not None:
@@ -190,6 +191,9 @@ class _Future:
 
     def start_now(self) -> StartEstimate:
         """Return the estimate of a session that is placed at this moment."""
+        if self.now <= self._begun_at and self._some_ended:
+            message = "as soon as sessions are gone that are being ended"
+            return StartEstimate(basis=StartBasis.ENDING, at=self.now, message=message)
         if self.now <= self._begun_at:
             return StartEstimate(basis=StartBasis.NOW, at=self.now, message="there is room for it now")
         if not self._some_ended:

@@ -13,6 +13,8 @@ class StartBasis(StrEnum):
 
     NOW = "now"
     """There is room: the next pass places it."""
+    ENDING = "sessions-are-ending"
+    """There is room as soon as sessions are gone that are being ended, for it or anyway."""
     START_TIME = "start-time"
     """A start time that sessions asked for."""
     TIME_LIMITS = "time-limits"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from backendai_ray.core.explanations import StartBasis, StartEstimate
-from backendai_ray.core.ids import SessionId
+from backendai_ray.core.ids import KernelId, SessionId
 from backendai_ray.core.scheduling import Plan, Preemption, RunningKernel, Snapshot
 from policies.backfill import BackfillPolicy
 from policies.drf import DrfPolicy
@@ -90,7 +90,22 @@ def test_a_session_without_a_limit_runs_as_long_as_expected_and_then_twice_as_lo
 def test_what_is_being_ended_is_gone_soon() -> None:
     node = make_node("n")
     running = replace(run_kernel(node, "k", cpu=4, mem="1g"), ending=True)
-    assert start_of(make_snapshot([node], [make_session("s")], [running])).at == NOW
+    estimate = start_of(make_snapshot([node], [make_session("s")], [running]))
+    assert (estimate.basis, estimate.at) == (StartBasis.ENDING, NOW)
+
+
+def test_who_makes_room_for_itself_starts_when_its_victims_are_gone() -> None:
+    """1. An important session ends another one, which waits again. 2. That one goes on when the first has ended."""
+    node = make_node("n")
+    restarts = replace(make_session("session-k", cpu=4, mem="1g", submitted_at=1.0), kernel_ids=(KernelId("k"),))
+    victim = replace(run_kernel(node, "k", cpu=4, mem="1g"), restarts_as=restarts)
+    important = make_session("s", cpu=4, mem="1g", priority=20, submitted_at=2.0, time_limit_s=30)
+    policy = FifoPolicy(selection=Concentrated(), preemption={"scope": "group", "mode": "reschedule"})
+    later = make_session("later", cpu=4, mem="1g", submitted_at=3.0, time_limit_s=30)
+    outlook = Outlook(make_snapshot([node], [important, later], [victim]), policy.decide)
+    estimate = outlook.start_of(SessionId("s"))
+    assert (estimate.basis, estimate.at) == (StartBasis.ENDING, NOW)
+    assert outlook.start_of(SessionId("later")).basis is StartBasis.UNKNOWN, "behind the one that waits again"
 
 
 def test_no_end_makes_a_node_larger() -> None:
