@@ -80,6 +80,9 @@ class ManagerSettings(_Section):
     heartbeat_timeout_s: float = Field(10, gt=0, description="Silence after which a node gets nothing new.")
     sweep_interval_s: float = Field(5, gt=0, description="The slow sweep that finds overdue states.")
     idempotency_ttl_s: float = Field(86400, gt=0, description="How long an idempotency key is remembered.")
+    scheduling_history_keep_s: float = Field(
+        30 * 86400, gt=0, description="How long is kept what the scheduler told a session that waited."
+    )
     max_cluster_size: int = Field(64, ge=1, description="Largest gang.")
 
 

@@ -10,6 +10,7 @@ from backendai_ray.core.ids import ResourceGroupName
 from backendai_ray.core.lifecycle import Deadlines
 
 from .bootstrap import load_first_keypair, load_groups
+from .chronicle import Chronicle
 from .dependencies import note_dependencies
 from .journal import Journal
 from .lookup import Lookup
@@ -38,6 +39,7 @@ class Parts:
     lookup: Lookup
     submission: Submission
     placing: Placing
+    chronicle: Chronicle
     reconciler: Reconciler
     minder: Minder
     registrar: Registrar
@@ -81,6 +83,7 @@ async def load(
     waker = Waker(sokovan)
     journal = Journal(world, store, orders, waker, clock, relay)
     lookup = Lookup(world, store)
+    chronicle = Chronicle(world.book, store, clock)
     reconciler = Reconciler(world, journal, orders, waker, connect_agent, clock)
     minder = Minder(limits, world, journal, store, orders, reconciler, waker, clock)
     first_keypair = await load_first_keypair(store, clock())
@@ -94,7 +97,8 @@ async def load(
         journal=journal,
         lookup=lookup,
         submission=Submission(limits, world, journal, store, lookup, clock, new_id),
-        placing=Placing(world, journal, orders, clock),
+        placing=Placing(world, journal, orders, chronicle, clock),
+        chronicle=chronicle,
         reconciler=reconciler,
         minder=minder,
         registrar=Registrar(settings.scheduler, world, store, reconciler, minder, clock),

@@ -195,6 +195,20 @@ class Explanation(_Record):
         return bool(self.placement)
 
 
+class SchedulingEntry(_Record):
+    """What the scheduler told a session from a moment on, until the next entry or the next status."""
+
+    number: int = 0
+    """From 1; only the last entries are kept."""
+    verdict: Text = ""
+    """``refused`` by the policy, or placed by it and ``rejected`` by the Manager, because the world had moved on."""
+    code: Text = ""
+    message: Text = ""
+    at: Moment = None
+    cause: Text = ""
+    """The scheduling pass."""
+
+
 class DependencyNode(_Record):
     """A session and, nested, the sessions that it depends on."""
 
