@@ -54,7 +54,7 @@ class World:
         self.run_times = RunTimes()
         self.groups: dict[ResourceGroupName, GroupRecord] = {}
         self.notes: dict[SessionId, str] = {}
-        """Why a pending session waits, in the words of the last pass."""
+        """Why a pending session waits, in the words of the last pass; of one that starts, how far its agent is."""
         self._logs: dict[ResourceGroupName, ChangeLog] = {}
         self._placed_at: dict[KernelId, float] = {}
         self._avoid: dict[SessionId, dict[AgentId, None]] = {}
@@ -74,9 +74,10 @@ class World:
             self._publish_ending(after)
         if before is not None and before.status is Status.PENDING and after.status is not Status.PENDING:
             self.waiting.forget(after.id)
-            self.notes.pop(after.id, None)
             self.allowances.leave_queue(after.spec)
             self._note(after, SessionUnqueued(after.id))
+        if before is not None and before.status is not after.status:
+            self.notes.pop(after.id, None)
         queued = after.status is Status.PENDING
         if queued:
             self.allowances.enter_queue(after.spec)
