@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from backendai_ray.core.ids import AgentId, ResourceGroupName, SessionId
 from backendai_ray.core.lifecycle import Deadlines
 from backendai_ray.core.quotas import Limits, Scope
+from backendai_ray.core.run_times import RunTimes
 from backendai_ray.core.scheduling import (
     Change,
     Changes,
@@ -21,11 +22,12 @@ from backendai_ray.core.scheduling import (
     NodeChanged,
     NodeGone,
     QuotaChanged,
+    RunningKernel,
     SessionQueued,
     SessionUnqueued,
     UsageChanged,
 )
-from backendai_ray.core.sessions import Session, Status
+from backendai_ray.core.sessions import Kernel, Session, SessionSpec, Status
 from backendai_ray.core.usage import UsageLedger
 from backendai_ray.store import GroupRecord
 
@@ -52,9 +54,10 @@ class World:
         self.nodes = Nodes()
         self.waiting = Waiting()
         self.timetable = Timetable()
+        self.run_times = RunTimes()
         self.groups: dict[ResourceGroupName, GroupRecord] = {}
         self.notes: dict[SessionId, str] = {}
-        """Why a pending session waits, in the words of the last pass."""
+        """Why a pending session waits, in the words of the last pass; of one that starts, how far its agent is."""
         self._usage: dict[ResourceGroupName, UsageLedger] = {}
         self._logs: dict[ResourceGroupName, ChangeLog] = {}
         self._avoid: dict[SessionId, dict[AgentId, None]] = {}
@@ -74,9 +77,10 @@ class World:
             self._publish_ending(after)
         if before is not None and before.status is Status.PENDING and after.status is not Status.PENDING:
             self.waiting.forget(after.id)
-            self.notes.pop(after.id, None)
             self.allowances.leave_queue(after.spec)
             self._note(after, SessionUnqueued(after.id))
+        if before is not None and before.status is not after.status:
+            self.notes.pop(after.id, None)
         queued = after.status is Status.PENDING
         if queued:
             self.allowances.enter_queue(after.spec)
@@ -90,6 +94,7 @@ class World:
 
     def _end(self, session: Session) -> list[ResourceGroupName]:
         self._avoid.pop(session.id, None)
+        self.run_times.learn(session)
         groups = []
         for dependent in self.waiting.ended(session):
             waiting = self.book.live.get(dependent)
@@ -158,7 +163,7 @@ class World:
             if kernel_id in old or kernel.agent_id is None:
                 continue
             self.ledger.adopt(kernel_id, kernel.agent_id, kernel.allocation)
-            self._note(after, KernelHeld(running_kernel(after, kernel)))
+            self._note(after, KernelHeld(self._running(after, kernel)))
         return bool(old.keys() - new.keys())
 
     def _publish_ending(self, session: Session) -> None:
@@ -186,7 +191,15 @@ class World:
     def _queued(self, session: Session) -> SessionQueued:
         waiting_for = self.waiting.unmet(session.id)
         avoid = tuple(self._avoid.get(session.id, ()))
-        return SessionQueued(pending_session(session, waiting_for=waiting_for, avoid=avoid))
+        expected_s = self.expected_s(session.spec)
+        return SessionQueued(pending_session(session, waiting_for=waiting_for, avoid=avoid, expected_s=expected_s))
+
+    def _running(self, session: Session, kernel: Kernel) -> RunningKernel:
+        return running_kernel(session, kernel, expected_s=self.expected_s(session.spec))
+
+    def expected_s(self, spec: SessionSpec) -> float | None:
+        """Return how long a session will probably run."""
+        return self.run_times.expected_s(spec.access_key, spec.type)
 
     def _note(self, session: Session, change: Change) -> None:
         self.log(session.spec.resource_group).add(change)
@@ -250,4 +263,4 @@ class World:
                 yield self._queued(session)
             for kernel in session.kernels:
                 if holds_devices(kernel):
-                    yield KernelHeld(running_kernel(session, kernel))
+                    yield KernelHeld(self._running(session, kernel))
