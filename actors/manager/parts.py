@@ -25,6 +25,9 @@ from .submission import Submission
 from .waker import Waker
 from .world import World
 
+REMEMBERED_ENDS = 500
+"""Ended sessions that are looked at, at the start, for how long sessions run."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
@@ -114,6 +117,8 @@ async def _load_world(world: World, store: ManagerStore, settings: Settings, clo
     now = clock()
     for record in await store.agents():
         world.nodes.restore(record, now)
+    for ended in reversed(await store.recently_ended(REMEMBERED_ENDS)):
+        world.run_times.learn(ended)
     for session in await store.live_sessions():
         world.replace(None, session)
     for agent_id in world.book.agents():

@@ -97,6 +97,11 @@ class MemoryStore:
         live = [session for session in self.records.values() if not session.is_terminal]
         return sorted(live, key=lambda session: (session.created_at, session.id))
 
+    async def recently_ended(self, limit: int) -> list[Session]:
+        await self._arrive()
+        ended = [session for session in self.records.values() if session.is_terminal]
+        return sorted(ended, key=lambda session: (session.created_at, session.id), reverse=True)[:limit]
+
     async def session(self, session_id: str) -> Session | None:
         await self._arrive()
         return self.records.get(session_id)

@@ -147,7 +147,7 @@ class StartEstimate(_Record):
     not_before: Moment = None
     """Where it is not known: how far was looked ahead in vain."""
     basis: Text = "unknown"
-    """``now``, ``start-time``, ``time-limits`` or ``unknown``."""
+    """``now``, ``sessions-are-ending``, ``start-time``, ``time-limits``, ``predicted`` or ``unknown``."""
     message: Text = ""
 
 

@@ -41,6 +41,12 @@ def live_sessions(connection: Connection) -> list[Session]:
     return _join(found, _rows(connection, kernels))
 
 
+def recently_ended(connection: Connection, limit: int) -> list[Session]:
+    """Return the newest sessions that have ended, newest first, without their kernels."""
+    newest = select(tables.sessions).where(_SESSION.live == 0).order_by(_SESSION.created_at.desc(), _SESSION.id.desc())
+    return [rows.to_session(row, ()) for row in _rows(connection, newest.limit(limit))]
+
+
 def session(connection: Connection, session_id: str) -> Session | None:
     """Return the session of that id."""
     return _first(connection, select(tables.sessions).where(_SESSION.id == session_id))

@@ -132,6 +132,10 @@ class Store:
         """Return every session that is not terminal, oldest first."""
         return await self._read(reads.live_sessions)
 
+    async def recently_ended(self, limit: int) -> list[Session]:
+        """Return the newest sessions that have ended, newest first, without their kernels."""
+        return await self._read(reads.recently_ended, limit)
+
     async def session(self, session_id: str) -> Session | None:
         """Return the session of that id."""
         return await self._read(reads.session, session_id)
