@@ -74,8 +74,8 @@ class QueuePass:
         self._now = now
         self._still_held = still_held
         self._strict = strict
-        self._candidates: dict[Hashable, Candidates] = {}
-        self._refused: dict[Hashable, _Verdict] = {}
+        self._known: dict[Hashable, Candidates | _Verdict] = {}
+        """By kind of request: its candidates, or why such requests cannot be placed any more."""
         self._head: tuple[PendingSession, _Verdict] | None = None
         self._reserve = reserve
         self._reservation: Reservation | None = None
@@ -163,16 +163,15 @@ class QueuePass:
     def _try(self, session: PendingSession) -> Placement | _Verdict:
         """Place a session whatever waits before it; identical requests that found no room are judged once."""
         request = request_of(session)
-        # Nothing is freed while a pass goes on: what did not fit once does not fit later.
-        refused = self._refused.get(request)
-        if refused is not None:
-            return refused
-        candidates = self._candidates.get(request)
-        if candidates is None:
-            candidates = self._candidates[request] = Candidates(self.room, session, self._selection)
-        outcome = place(self.room, candidates, session)
+        known = self._known.get(request)
+        if known is None:
+            known = self._known[request] = Candidates(self.room, session, self._selection)
+        if isinstance(known, _Verdict):
+            # Nothing is freed while a pass goes on: what did not fit once does not fit later.
+            return known
+        outcome = place(self.room, known, session)
         if isinstance(outcome, Placement):
             return outcome
         verdict = _Verdict(*why_not_placed(self.room, session, outcome))
-        self._refused[request] = verdict
+        self._known[request] = verdict
         return verdict
