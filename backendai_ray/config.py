@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -68,6 +68,9 @@ class ManagerSettings(_Section):
     """Deadlines of the states (seconds) and the slow sweep."""
 
     pending_timeout_s: float | None = Field(None, gt=0, description="How long a session may wait; none: for ever.")
+    pending_timeout_by_group_s: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict, description="The same for single resource groups, by name."
+    )
     scheduled_timeout_s: float = Field(30, gt=0, description="SCHEDULED: until the agent takes the order.")
     preparing_timeout_s: float = Field(60, gt=0, description="PREPARING.")
     pulling_timeout_s: float = Field(7200, gt=0, description="PULLING an image.")
@@ -96,6 +99,10 @@ class DeviceSettings(_Section):
         "",
         description="Accelerators to pretend to have: a YAML file on the node, or the name of a shipped one (dgx1, "
         "box16); empty: none.",
+    )
+
+    options: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="Options of device plug-ins that do not come with the program, by their name."
     )
 
     @field_validator("mock")

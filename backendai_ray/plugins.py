@@ -11,9 +11,12 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from backendai_ray.core.allocator import DeviceMap, Shortage
+from backendai_ray.core.device_plugins import DevicePlugin, DeviceRequest, DeviceUsage, Grant, GrantMount
 from backendai_ray.core.devices import Allocation, Device
 from backendai_ray.core.errors import BackendError, InvalidParameter, SessionNotFound
 from backendai_ray.core.ids import AccessKey, AgentId, DeviceId, KernelId, ResourceGroupName, SessionId
+from backendai_ray.core.links import format_nvlink
+from backendai_ray.core.machine import Nic
 from backendai_ray.core.scheduling import (
     AgentSelection,
     KernelPlacement,
@@ -30,7 +33,7 @@ from backendai_ray.core.scheduling import (
     Snapshot,
 )
 from backendai_ray.core.sessions import ClusterMode, SessionType
-from backendai_ray.core.slots import CPU, MEM, ResourceSlots, SlotKind, SlotName, slot_kind
+from backendai_ray.core.slots import CPU, MEM, UNITS_PER_COUNT, ResourceSlots, SlotKind, SlotName, slot_kind
 
 __all__ = [
     "AGENT_SELECTIONS",
@@ -39,6 +42,7 @@ __all__ = [
     "DEVICE_PLUGINS",
     "MEM",
     "SCHEDULING_POLICIES",
+    "UNITS_PER_COUNT",
     "AccessKey",
     "AgentId",
     "AgentSelection",
@@ -48,9 +52,15 @@ __all__ = [
     "Device",
     "DeviceId",
     "DeviceMap",
+    "DevicePlugin",
+    "DeviceRequest",
+    "DeviceUsage",
+    "Grant",
+    "GrantMount",
     "InvalidParameter",
     "KernelId",
     "KernelPlacement",
+    "Nic",
     "Node",
     "NodeRefusal",
     "PendingSession",
@@ -70,6 +80,7 @@ __all__ = [
     "SlotKind",
     "SlotName",
     "Snapshot",
+    "format_nvlink",
     "installed",
     "load",
     "load_policy",

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from backendai_ray.core.errors import BackendError
 from bench.figures import Report
 from bench.openb_replay import World, replay
 from bench.openb_rules import RULES
-from bench.openb_trace import ARRIVED_PCT, TraceError, arrivals, read_nodes, read_tasks, trace_name
+from bench.openb_trace import ARRIVED_PCT, arrivals, read_nodes, read_tasks, trace_name
 
 _FIRST_SEED = 42
 _TIMED = "fragmentation"
@@ -37,8 +38,8 @@ def run(report: Report, options: argparse.Namespace) -> None:
     """Replay the trace with each rule and seed."""
     try:
         _compare(report, options)
-    except TraceError as error:
-        print(f"openb: {error}", file=sys.stderr)
+    except BackendError as error:
+        print(f"openb: {error.message}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.openb_replay import Floats, Ints, Rule, World
-from bench.openb_trace import MILLI, Task
+from bench.openb_trace import Task
 from policies.fragmentation.worth import Mix, Shape, Stock, most_frequent, reach_of
+from policies.simulator.openb import MILLI
 
 _LARGEST_CPU, _LARGEST_GPU = 128 * MILLI, 8 * MILLI
 """What published BestFit takes for the largest node."""

@@ -22,6 +22,7 @@ from actors.agent.choosing import choose_backend
 from actors.agent.devices.base import DevicePlugin, installed_plugins
 from actors.agent.executions import Executions
 from actors.agent.facts import FactQueue, FactsTaker
+from actors.agent.hardware import Hardware
 from actors.agent.held import HeldDevices
 from actors.agent.journal import Journal, KernelRecord, Startup
 from actors.agent.kernel import KernelDriver
@@ -107,13 +108,14 @@ class Agent(KernelAccess):
         self._journal = Journal(self._sessions_dir, self._id)
         self._backend: ComputeBackend = await self._open_backend()
         plugins = self._given_plugins if self._given_plugins is not None else installed_plugins(self._settings.agent)
+        self._hardware = Hardware(plugins)
         self._held = HeldDevices()
         self._facts = FactQueue(self._id, self._incarnation, self._manager)
         self._facts.on_send(self._with_log)
         self._workshop = Workshop(
             settings=self._settings,
             backend=self._backend,
-            plugins=plugins,
+            hardware=self._hardware,
             offload=self._offload,
             journal=self._journal,
             facts=self._facts,
@@ -127,7 +129,7 @@ class Agent(KernelAccess):
             incarnation=self._incarnation,
             settings=self._settings,
             backend=self._backend,
-            plugins=plugins,
+            hardware=self._hardware,
             held=self._held,
             offload=self._offload,
             manager=self._manager,
@@ -169,6 +171,7 @@ class Agent(KernelAccess):
         await asyncio.gather(*(driver.detach() for driver in self._kernels.values()), return_exceptions=True)
         self._downloads.close_all()
         await self._offload.slow(self._backend.close)
+        self._hardware.close()
         self._offload.close()
         os.close(self._sessions_fd)
 
@@ -320,7 +323,9 @@ class Agent(KernelAccess):
             await self._forget(driver)
             await self._begin([spec])
 
-    async def destroy_kernels(self, kernel_ids: Sequence[KernelId], reason: Reason, *, forced: bool = False) -> None:
+    async def destroy_kernels(
+        self, kernel_ids: Sequence[KernelId], reason: Reason, *, forced: bool = False, grace_s: float | None = None
+    ) -> None:
         for kernel_id in kernel_ids:
             driver = self._kernels.get(kernel_id)
             self._successors.pop(kernel_id, None)
@@ -329,7 +334,7 @@ class Agent(KernelAccess):
             elif driver.record.has_ended:
                 self._facts.put(driver.fact())
             else:
-                driver.stop(reason, forced=forced)
+                driver.stop(reason, forced=forced, grace_s=grace_s)
 
     async def _end_stray(self, kernel_id: KernelId, reason: Reason) -> None:
         """End whatever there is of a kernel that we have no record of, and tell that nothing is left."""

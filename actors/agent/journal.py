@@ -22,6 +22,7 @@ from backendai_ray import records
 from backendai_ray.core.ids import AgentId, KernelId, is_uuid
 from backendai_ray.core.reports import KernelFact
 from backendai_ray.core.sessions import KernelSpec, Reason, Status
+from backendai_ray.core.slots import SlotName
 
 log = structlog.get_logger()
 
@@ -35,6 +36,8 @@ class StopOrder:
 
     reason: Reason
     forced: bool = False
+    grace_s: float | None = None
+    """How long its processes have between the notice and the kill; ``None``: as the settings say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,8 @@ class KernelRecord:
     container_id: str = ""
     has_runner: bool = True
     """False for an image without Python, whose kernel is reached through the engine's exec."""
+    advisory: tuple[SlotName, ...] = ()
+    """Slots of which nothing holds the present life to its part."""
     stop: StopOrder | None = None
     startup: Startup | None = None
     reason: str = ""

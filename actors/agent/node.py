@@ -6,17 +6,16 @@ import asyncio
 import os
 import shutil
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import structlog
 
 from actors.agent.backends.base import ComputeBackend
-from actors.agent.devices.base import DevicePlugin
+from actors.agent.hardware import Hardware, HardwareFacts
 from actors.agent.held import HeldDevices
 from actors.agent.offload import Offload
 from backendai_ray.config import MIB, Settings
-from backendai_ray.core.devices import Device
 from backendai_ray.core.errors import AgentNotFound, BackendError
 from backendai_ray.core.ids import AgentId, ResourceGroupName
 from backendai_ray.core.reports import DeviceTable, NodeReport
@@ -28,7 +27,7 @@ LOOK_INTERVAL_S = 5.0
 INTRODUCTION_INTERVAL_S = 0.25
 """Between tries to introduce ourselves to a Manager that is away: it schedules nothing here before."""
 DISK_NEARLY_FULL_BYTES = 512 * MIB
-_Facts = tuple[tuple[Device, ...], tuple[str, ...], tuple[tuple[str, str], ...], str]
+_Facts = tuple[HardwareFacts, tuple[str, ...], tuple[tuple[str, str], ...], str]
 
 
 class NodeTaker(Protocol):
@@ -54,7 +53,7 @@ class NodeReporter:
         incarnation: str,
         settings: Settings,
         backend: ComputeBackend,
-        plugins: Sequence[DevicePlugin],
+        hardware: Hardware,
         held: HeldDevices,
         offload: Offload,
         manager: NodeTaker,
@@ -64,7 +63,7 @@ class NodeReporter:
         self._incarnation = incarnation
         self._settings = settings
         self._backend = backend
-        self._plugins = plugins
+        self._hardware = hardware
         self._held = held
         self._offload = offload
         self._manager = manager
@@ -81,7 +80,7 @@ class NodeReporter:
         if facts == self._facts:
             return
         self._facts = facts
-        self._held.set_devices(facts[0])
+        self._held.set_devices(facts[0].devices)
         self._version += 1
         put = self._put_report(self._report(facts))
         self._passed_on = await put if isinstance(put, Awaitable) else put
@@ -131,9 +130,9 @@ class NodeReporter:
             images, health = (), error.message
         if not images and self._facts is not None:
             images = self._facts[1]
-        devices = tuple(device for plugin in self._plugins for device in plugin.devices())
+        hardware = self._hardware.look()
         labels = {**info.labels, "hostname": socket.gethostname(), "architecture": info.architecture}
-        return devices, images, tuple(sorted(labels.items())), health
+        return hardware, images, tuple(sorted(labels.items())), health
 
     def _disk_health(self) -> str:
         folder = self._settings.sessions_dir
@@ -143,7 +142,7 @@ class NodeReporter:
         return ""
 
     def _report(self, facts: _Facts) -> NodeReport:
-        devices, images, labels, health = facts
+        hardware, images, labels, health = facts
         return NodeReport(
             agent_id=self._agent_id,
             incarnation=self._incarnation,
@@ -151,7 +150,9 @@ class NodeReporter:
             resource_group=ResourceGroupName(self._settings.agent.resource_group),
             architecture=dict(labels)["architecture"],
             backend=self._backend.name,
-            devices=DeviceTable.of(devices),
+            devices=DeviceTable.of(hardware.devices),
+            machine=hardware.machine,
+            notes=hardware.notes,
             images=images,
             labels=dict(labels),
             health=health,

@@ -6,7 +6,7 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +14,15 @@ import structlog
 
 from actors.agent.backends.base import ComputeBackend, Launch, PreparedImage
 from actors.agent.backends.environ import BOOTSTRAP_NAME, TOKEN_NAME, kernel_environ
-from actors.agent.devices.base import DevicePlugin, Grant
 from actors.agent.facts import FactQueue
 from actors.agent.folders import kernel_folders
+from actors.agent.hardware import Hardware
 from actors.agent.held import HeldDevices
 from actors.agent.journal import Journal, KernelRecord
 from actors.agent.links import KernelLink
 from actors.agent.offload import Offload
 from backendai_ray.config import Settings
+from backendai_ray.core.slots import SlotName
 
 log = structlog.get_logger()
 
@@ -32,7 +33,7 @@ class Workshop:
 
     settings: Settings
     backend: ComputeBackend
-    plugins: Sequence[DevicePlugin]
+    hardware: Hardware
     offload: Offload
     journal: Journal
     facts: FactQueue
@@ -48,10 +49,19 @@ class Workshop:
 ConnectKernel = Callable[[Workshop, KernelRecord, Path], KernelLink]
 
 
-def launch_life(shop: Workshop, record: KernelRecord, image: PreparedImage) -> str:
-    """Lay out the folders and have the backend start the record's life; returns its container id. Blocks."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launched:
+    """A life that was started."""
+
+    container_id: str
+    advisory: tuple[SlotName, ...]
+    """Slots of which nothing holds it to its part."""
+
+
+def launch_life(shop: Workshop, record: KernelRecord, image: PreparedImage) -> Launched:
+    """Lay out the folders and have the backend start the record's life. Blocks."""
     spec = record.spec
-    grant = Grant.join(plugin.grant(spec.allocation) for plugin in shop.plugins)
+    grant = shop.hardware.grant(spec.allocation)
     folders = kernel_folders(shop.settings.sessions_dir, record.life)
     folders.run.mkdir(mode=0o700, parents=True, exist_ok=True)
     folders.run.parent.chmod(0o711)
@@ -65,13 +75,13 @@ def launch_life(shop: Workshop, record: KernelRecord, image: PreparedImage) -> s
         image=image,
         folders=folders,
         grant=grant,
-        environ=kernel_environ(spec, grant.environ),
+        environ=kernel_environ(spec, grant),
         pids_limit=shop.settings.agent.pids_limit,
         uid=record.uid,
         output_buffer_bytes=shop.settings.agent.output_buffer_bytes,
     )
     log.info("kernel.launched", session_id=spec.session_id, kernel_id=spec.kernel_id, called_at=time.time())
-    return shop.backend.launch(launch)
+    return Launched(container_id=shop.backend.launch(launch), advisory=grant.advisory)
 
 
 def _write_once(path: Path, text: str, uid: int) -> None:

@@ -2,13 +2,14 @@
 
 A batch session succeeds when its command ends with exit code 0. A session of another type has no verdict of its own:
 it counts as a success when it ends as TERMINATED, whoever ended it, and as a failure when it ends as ERROR or
-CANCELLED. A failed dependency cancels what waits for it.
+CANCELLED. A failed dependency cancels what waits for it, but for those that asked to start anyway: for them every end
+will do.
 """
 
 from __future__ import annotations
 
 from backendai_ray.core.ids import SessionId
-from backendai_ray.core.sessions import Session, SessionResult, SessionSpec, SessionType, Status
+from backendai_ray.core.sessions import DependencyFailure, Session, SessionResult, SessionSpec, SessionType, Status
 
 from .book import Book
 from .ports import ManagerStore
@@ -33,14 +34,18 @@ class Waiting:
     def __init__(self) -> None:
         self._unmet: dict[SessionId, dict[SessionId, None]] = {}
         self._dependents: dict[SessionId, set[SessionId]] = {}
+        self._start_anyway: set[SessionId] = set()
+        self._met_at: dict[SessionId, float] = {}
         self.doomed: dict[SessionId, str] = {}
         """Sessions to be cancelled, with the sentence that says why."""
 
-    def add(self, session_id: SessionId, depends_on: tuple[SessionId, ...]) -> None:
+    def add(self, session_id: SessionId, depends_on: tuple[SessionId, ...], *, start_anyway: bool = False) -> None:
         """Note a session whose dependencies have all not ended yet."""
         if not depends_on:
             return
         self._unmet[session_id] = dict.fromkeys(depends_on)
+        if start_anyway:
+            self._start_anyway.add(session_id)
         for dependency in depends_on:
             self._dependents.setdefault(dependency, set()).add(session_id)
 
@@ -48,7 +53,13 @@ class Waiting:
         """The session does not wait any more, whatever for."""
         for dependency in self._unmet.pop(session_id, ()):
             self._drop_edge(dependency, session_id)
+        self._start_anyway.discard(session_id)
+        self._met_at.pop(session_id, None)
         self.doomed.pop(session_id, None)
+
+    def met_at(self, session_id: SessionId) -> float:
+        """Return when the last of its dependencies that have ended did so, in Unix seconds; 0 without any."""
+        return self._met_at.get(session_id, 0.0)
 
     def unmet(self, session_id: SessionId) -> tuple[SessionId, ...]:
         """Return what the session still waits for."""
@@ -76,27 +87,30 @@ class Waiting:
     def ended(self, session: Session) -> list[SessionId]:
         """Take in the end of a session; returns those that wait for one thing less.
 
-        When it was no success, its dependents are doomed instead.
+        When it was no success, its dependents are doomed instead, but for those that start anyway.
         """
-        waiting = self.dependents(session.id)
-        if not succeeded(session):
-            for dependent in waiting:
+        released = []
+        for dependent in self.dependents(session.id):
+            if succeeded(session) or dependent in self._start_anyway:
+                self._meet(dependent, session.id, session.terminated_at)
+                released.append(dependent)
+            else:
                 self.doomed.setdefault(dependent, failure_sentence(session))
-            return []
-        for dependent in waiting:
-            self._unmet[dependent].pop(session.id, None)
-            self._drop_edge(session.id, dependent)
-        return waiting
+        return released
 
     def settle(self, session_id: SessionId, dependency: SessionId, ended: Session | None) -> None:
         """Take in a dependency that had ended before the session was noted; ``None``: nothing is known of it."""
-        if ended is not None and succeeded(ended):
-            self._unmet.get(session_id, {}).pop(dependency, None)
-            self._drop_edge(dependency, session_id)
+        if session_id in self._start_anyway or (ended is not None and succeeded(ended)):
+            self._meet(session_id, dependency, None if ended is None else ended.terminated_at)
         elif ended is not None:
             self.doomed.setdefault(session_id, failure_sentence(ended))
         else:
             self.doomed.setdefault(session_id, f"it depends on session {dependency}, which is not there any more")
+
+    def _meet(self, session_id: SessionId, dependency: SessionId, at: float | None) -> None:
+        self._unmet.get(session_id, {}).pop(dependency, None)
+        self._met_at[session_id] = max(self.met_at(session_id), at or 0.0)
+        self._drop_edge(dependency, session_id)
 
     def _drop_edge(self, dependency: SessionId, dependent: SessionId) -> None:
         dependents = self._dependents.get(dependency)
@@ -112,7 +126,8 @@ async def note_dependencies(waiting: Waiting, book: Book, store: ManagerStore, s
     Raises:
         StoreUnavailable: it cannot be found out now; nothing is noted then.
     """
-    waiting.add(session.id, session.depends_on)  # first: an end from now on is not missed
+    start_anyway = session.dependency_failure is DependencyFailure.START_ANYWAY
+    waiting.add(session.id, session.depends_on, start_anyway=start_anyway)  # first: an end from now on is not missed
     try:
         for dependency in session.depends_on:
             if dependency not in book.live:

@@ -11,11 +11,9 @@ from backendai_ray.core.errors import SessionNotFound
 from backendai_ray.core.ids import AccessKey, SessionId
 from backendai_ray.core.sessions import Reason, Session, Status
 
+from .graph import dependency_graph
 from .ports import ManagerStore
 from .world import World
-
-MAX_GRAPH = 1000
-"""Sessions in one dependency graph."""
 
 
 class Lookup:
@@ -68,23 +66,8 @@ class Lookup:
         return replace(session, reason=Reason.WAITING, message=note) if note else session
 
     async def dependency_graph(self, root: Session) -> dict[str, Any]:
-        """Return a session and what it depends on, nested; each session is unfolded once."""
-        seen: set[SessionId] = set()
+        """Return a session and what it depends on, nested; see :func:`.graph.dependency_graph`."""
+        return await dependency_graph(root, self._whatever_its_age)
 
-        async def unfold(session: Session) -> dict[str, Any]:
-            is_new = session.id not in seen and len(seen) < MAX_GRAPH
-            seen.add(session.id)
-            below = []
-            for dependency in session.spec.depends_on if is_new else ():
-                found = self._world.book.live.get(dependency) or await self._store.session(dependency)
-                if found is not None:
-                    below.append(await unfold(found))
-            return {
-                "session_id": session.id,
-                "session_name": session.spec.name,
-                "status": session.status.value,
-                "status_changed": session.status_at,
-                "depends_on": below,
-            }
-
-        return await unfold(root)
+    async def _whatever_its_age(self, session_id: SessionId) -> Session | None:
+        return self._world.book.live.get(session_id) or await self._store.session(session_id)

@@ -138,6 +138,10 @@ class Minder:
         """Look at every session whose time has come."""
         due = [s for i in self._world.timetable.due(now) if (s := self._world.book.live.get(i)) is not None]
         overdue = [session for session in due if self._is_overdue(session, now)]
+        for session in due:
+            at = self._world.overdue_at(session)
+            if at is not None and at > now:  # it waited for others meanwhile: its time began later
+                self._world.timetable.add(at, session.id)
         start_now = {s.spec.resource_group for s in due if s.status is Status.PENDING and s.spec.starts_at is not None}
         self._waker.wake(start_now, "a start time has come")
         if not overdue:
@@ -147,7 +151,7 @@ class Minder:
         await all_of(self._expire(session, answers, now) for session in overdue)
 
     def _is_overdue(self, session: Session, now: float) -> bool:
-        at = self._world.deadlines.of(session)
+        at = self._world.overdue_at(session)
         return at is not None and at <= now
 
     async def _expire(self, session: Session, answers: dict[AgentId, bool], now: float) -> None:
@@ -160,12 +164,23 @@ class Minder:
             self._look_again(session.id, now)
             return
         log.warning("session.overdue", session_id=session.id, status=session.status.value)
-        expired = DeadlineExpired(cause="deadline", now=now, status=current.status, status_at=current.status_at)
+        expired = DeadlineExpired(
+            cause="deadline",
+            now=now,
+            status=current.status,
+            status_at=current.status_at,
+            message=self._waited_too_long(current) if current.status is Status.PENDING else "",
+        )
         try:
             await self._journal.advance(session.id, lambda _: [expired])
         except BackendError as exc:
             log.warning("session.not_expired", session_id=session.id, error=exc.message)
             self._look_again(session.id, now)
+
+    def _waited_too_long(self, session: Session) -> str:
+        limit = self._world.deadlines.pending_limit(session.spec)
+        last = self._world.notes.get(session.id, "")
+        return f"waited longer than {limit or 0:g} s for a place" + (f"; the last reason: {last}" if last else "")
 
     @staticmethod
     def _will_be_settled(node: Node) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from actors.contracts import Keypair, SokovanContract
 from backendai_ray.config import ManagerSettings, Settings
+from backendai_ray.core.ids import ResourceGroupName
 from backendai_ray.core.lifecycle import Deadlines
 
 from .bootstrap import load_first_keypair, load_groups
@@ -16,6 +17,7 @@ from .minding import Minder
 from .orders import Orders
 from .placing import Placing
 from .ports import Clock, ConnectAgent, ManagerStore, NewId, Relay
+from .quota_desk import QuotaDesk
 from .reconcile import Reconciler
 from .registrar import Registrar
 from .submission import Submission
@@ -39,6 +41,7 @@ class Parts:
     reconciler: Reconciler
     minder: Minder
     registrar: Registrar
+    quota_desk: QuotaDesk
     first_keypair: Keypair
 
 
@@ -46,6 +49,7 @@ def deadlines_of(settings: ManagerSettings) -> Deadlines:
     """Return how long each state may last."""
     return Deadlines(
         pending=settings.pending_timeout_s,
+        pending_by_group={ResourceGroupName(name): s for name, s in settings.pending_timeout_by_group_s.items()},
         scheduled=settings.scheduled_timeout_s,
         preparing=settings.preparing_timeout_s,
         pulling=settings.pulling_timeout_s,
@@ -94,12 +98,14 @@ async def load(
         reconciler=reconciler,
         minder=minder,
         registrar=Registrar(settings.scheduler, world, store, reconciler, minder, clock),
+        quota_desk=QuotaDesk(world, store, waker),
         first_keypair=first_keypair,
     )
 
 
 async def _load_world(world: World, store: ManagerStore, settings: Settings, clock: Clock) -> None:
     world.groups.update(await load_groups(store, settings.scheduler))
+    world.allowances.limits.update({quota.scope: quota.limits for quota in await store.quotas()})
     now = clock()
     for record in await store.agents():
         world.nodes.restore(record, now)

@@ -11,11 +11,12 @@ from actors.contracts import Keypair
 from backendai_ray.api.schemas.create import CreateSession, SessionConfig
 from backendai_ray.core.errors import Forbidden, InvalidParameter
 from backendai_ray.core.ids import AccessKey, AgentId, ResourceGroupName, SessionId, parse_agent_id, parse_session_name
-from backendai_ray.core.sessions import ClusterMode, SessionSpec, SessionType
+from backendai_ray.core.sessions import ClusterMode, DependencyFailure, SessionSpec, SessionType
 from backendai_ray.core.slots import CPU, MEM, ResourceSlots, parse_amount
 
 DEFAULT_RESOURCES: Mapping[str, object] = {CPU: 1, MEM: "1g"}
 _DEFAULT_SHMEM = 64 * 2**20
+_FARTHEST_START_S = 3653 * 86400.0
 _MAX_ENVIRON_BYTES = 128 * 1024
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*")
 _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -73,10 +74,13 @@ def to_core(
         environ=_environ(config),
         startup_command=_startup_command(body),
         bootstrap_script=_no_nul(body.bootstrap_script, "bootstrap_script"),
-        batch_timeout_s=_batch_timeout_s(body),
+        batch_timeout_s=_limit_s(body.batch_timeout, "batch_timeout"),
         priority=body.priority,
+        requeue=body.requeue,
         starts_at=_starts_at(body.starts_at, now),
         depends_on=depends_on,
+        dependency_failure=DependencyFailure(body.dependency_failure),
+        pending_timeout_s=_limit_s(body.pending_timeout, "pending_timeout"),
         designated_agents=_agents(config, keypair),
         preopen_ports=_ports(config),
         callback_url=_callback_url(body.callback_url),
@@ -184,12 +188,12 @@ def _startup_command(body: CreateSession) -> str:
     return command
 
 
-def _batch_timeout_s(body: CreateSession) -> float | None:
-    if body.batch_timeout is None:
+def _limit_s(given: str | float | None, field: str) -> float | None:
+    if given is None:
         return None
-    seconds = span_s(str(body.batch_timeout), field="batch_timeout")
+    seconds = span_s(str(given), field=field)
     if not seconds:
-        raise InvalidParameter("batch_timeout: must be more than zero", field="batch_timeout")
+        raise InvalidParameter(f"{field}: must be more than zero", field=field)
     return seconds
 
 
@@ -199,8 +203,14 @@ def _starts_at(text: str | None, now: float) -> float | None:
     try:
         date = datetime.fromisoformat(text)
     except ValueError:
-        return now + span_s(text, field="starts_at")
-    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+        at = now + span_s(text, field="starts_at")
+    else:
+        at = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    if not 0 <= at <= now + _FARTHEST_START_S:
+        raise InvalidParameter(
+            f"starts_at: {text[:40]!r} is before 1970 or more than ten years away", field="starts_at"
+        )
+    return at
 
 
 def _callback_url(text: str | None) -> str:

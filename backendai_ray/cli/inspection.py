@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import click
 
 from backendai_ray.cli import options
 from backendai_ray.cli.output import output_for, print_json
 from backendai_ray.core.sessions import Status
+
+if TYPE_CHECKING:
+    from backendai_ray.client import DependencyNode
 
 
 @click.command("explain")
@@ -53,6 +59,32 @@ def history_command(session: str, kernels: bool, as_json: bool) -> None:
     if kernels:
         columns.insert(1, ("KERNEL", "kernel"))
     output_for(as_json).table(columns, rows, empty="It has had no change of status yet.")
+
+
+@click.command("dependencies")
+@options.session_argument
+@options.json_option
+def dependencies_command(session: str, as_json: bool) -> None:
+    """Show what SESSION depends on, and what that depends on, as a tree.
+
+    \b
+    bai dependencies train
+    """
+    with options.make_client() as client:
+        graph = client.sessions.get(session).dependency_graph()
+    if as_json:
+        print_json(graph.model_dump(mode="json"))
+        return
+    for line in _tree(graph):
+        click.echo(line)
+
+
+def _tree(node: DependencyNode, ahead: str = "", mark: str = "") -> Iterator[str]:
+    more = "" if node.is_complete else "  …"
+    yield f"{mark}{node.name}  {node.status}  {node.id[:8]}{more}"
+    for number, child in enumerate(node.depends_on, 1):
+        is_last = number == len(node.depends_on)
+        yield from _tree(child, ahead + ("   " if is_last else "│  "), ahead + ("└─ " if is_last else "├─ "))
 
 
 @click.command("events")

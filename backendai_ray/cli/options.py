@@ -48,7 +48,27 @@ def creation_options(command: _F) -> _F:
         click.option("--bootstrap", help="A shell script to run in each container first."),
         click.option("--shmem", help="Size of /dev/shm, such as 64m."),
         click.option("--priority", type=int, help="Higher starts earlier."),
+        click.option(
+            "--requeue/--no-requeue",
+            default=None,
+            help="Whether it may be ended and run again when a more important session needs the room; batch sessions "
+            "may if not said.",
+        ),
         click.option("--depends-on", "depends_on", multiple=True, metavar="SESSION", help="Wait for its success."),
+        click.option(
+            "--if-dependency-fails",
+            "dependency_failure",
+            type=click.Choice(["cancel", "start-anyway"]),
+            default="cancel",
+            show_default=True,
+            help="What to do when one of them fails.",
+        ),
+        click.option(
+            "--pending-timeout",
+            "pending_timeout_s",
+            type=click.FloatRange(min=0, min_open=True),
+            help="Cancel it when it has waited so many seconds for a place.",
+        ),
         click.option("--resource-group", help="The set of nodes to run on."),
         click.option("--agent", "agents", multiple=True, help="Run on this node only. Repeatable."),
         click.option("--tag", help="A word of yours, kept with the session."),

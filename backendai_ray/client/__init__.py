@@ -7,6 +7,7 @@ from backendai_ray.client._async_client import AsyncClient
 from backendai_ray.client._config import ClientConfig, load_config
 from backendai_ray.client._handle import AsyncSession
 from backendai_ray.client._models import (
+    DependencyNode,
     Event,
     Explanation,
     FileInfo,
@@ -15,6 +16,7 @@ from backendai_ray.client._models import (
     NodeInfo,
     NodeRefusal,
     OutputChunk,
+    QuotaInfo,
     RunResult,
     SessionInfo,
     SessionPage,
@@ -33,6 +35,7 @@ __all__ = [
     "AsyncTerminal",
     "Client",
     "ClientConfig",
+    "DependencyNode",
     "Event",
     "Explanation",
     "FileInfo",
@@ -42,6 +45,7 @@ __all__ = [
     "NodeInfo",
     "NodeRefusal",
     "OutputChunk",
+    "QuotaInfo",
     "Run",
     "RunResult",
     "Session",

@@ -15,7 +15,15 @@ from urllib.parse import quote
 from backendai_ray.client import _files
 from backendai_ray.client._events import read_events
 from backendai_ray.client._files import OnBytes
-from backendai_ray.client._models import Event, Explanation, FileInfo, RunResult, SessionInfo, StatusChange
+from backendai_ray.client._models import (
+    DependencyNode,
+    Event,
+    Explanation,
+    FileInfo,
+    RunResult,
+    SessionInfo,
+    StatusChange,
+)
 from backendai_ray.client._runs import AsyncRun, InputSource
 from backendai_ray.client._terminal import AsyncTerminal
 from backendai_ray.core.errors import (
@@ -231,10 +239,9 @@ class AsyncSession:
         """Return why it waits, node by node."""
         return Explanation.model_validate(await self._transport.json("GET", f"{self._path}/explain"))
 
-    async def dependency_graph(self) -> Mapping[str, Any]:
-        """Return what it waits for and what waits for it."""
-        graph: Mapping[str, Any] = await self._transport.json("GET", f"{self._path}/dependency-graph")
-        return graph
+    async def dependency_graph(self) -> DependencyNode:
+        """Return it and, nested, what it depends on."""
+        return DependencyNode.model_validate(await self._transport.json("GET", f"{self._path}/dependency-graph"))
 
     def events(self, *, last_event_id: str = "") -> AsyncIterator[Event]:
         """Yield what happens to it, until it has ended."""

@@ -148,6 +148,19 @@ class Explanation(_Record):
     nodes: tuple[NodeRefusal, ...] = ()
 
 
+class DependencyNode(_Record):
+    """A session and, nested, the sessions that it depends on."""
+
+    id: str = Field(validation_alias=_named("id", "session_id", "sessionId"))
+    name: Text = Field("", validation_alias=_named("name", "session_name", "sessionName"))
+    status: Annotated[str, BeforeValidator(lambda text: str(text or "").rpartition(".")[2])] = ""
+    status_changed: Text = Field("", validation_alias=_named("status_changed", "statusChanged"))
+    result: Text = ""
+    depends_on: tuple[DependencyNode, ...] = Field((), validation_alias=_named("depends_on", "dependsOn"))
+    is_complete: bool = Field(True, validation_alias=_named("is_complete", "isComplete"))
+    """False: what it depends on is shown elsewhere in the graph, or the graph is larger than is shown."""
+
+
 class NodeInfo(_Record):
     """A node and what it has."""
 
@@ -161,6 +174,19 @@ class NodeInfo(_Record):
     schedulable: bool = True
     message: Text = ""
     """Why nothing new is placed there, when nothing is."""
+
+
+class QuotaInfo(_Record):
+    """What the sessions of a keypair, user, project or domain may hold together, and what they hold."""
+
+    scope: Text = ""
+    name: Text = ""
+    slots: Amounts = Field(default_factory=dict)
+    sessions: int | None = None
+    pending: int | None = None
+    used_slots: Amounts = Field(default_factory=dict, validation_alias=_named("used_slots", "usedSlots"))
+    used_sessions: int = Field(0, validation_alias=_named("used_sessions", "usedSessions"))
+    used_pending: int = Field(0, validation_alias=_named("used_pending", "usedPending"))
 
 
 class FileInfo(_Record):

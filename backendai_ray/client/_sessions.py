@@ -11,7 +11,7 @@ from urllib.parse import quote
 from backendai_ray.client._handle import AsyncSession
 from backendai_ray.client._models import SessionInfo, SessionPage
 from backendai_ray.core.errors import BackendError, InvalidParameter
-from backendai_ray.core.sessions import TERMINAL, ClusterMode, SessionType, Status
+from backendai_ray.core.sessions import TERMINAL, ClusterMode, DependencyFailure, SessionType, Status
 
 if TYPE_CHECKING:
     from backendai_ray.client._transport import Transport
@@ -45,8 +45,11 @@ class AsyncSessions:
         bootstrap_script: str | None = None,
         batch_timeout_s: float | None = None,
         priority: int | None = None,
+        requeue: bool | None = None,
         starts_at: str | None = None,
         depends_on: Sequence[str] = (),
+        dependency_failure: DependencyFailure | str = DependencyFailure.CANCEL,
+        pending_timeout_s: float | None = None,
         resource_group: str | None = None,
         agents: Sequence[str] = (),
         preopen_ports: Sequence[int] = (),
@@ -74,8 +77,12 @@ class AsyncSessions:
             bootstrap_script: Run in each container before anything else.
             batch_timeout_s: How long the startup command may take.
             priority: Higher starts earlier.
+            requeue: Whether it may be ended and run again from its beginning when a more important session needs the
+                room; ``None``: batch sessions may.
             starts_at: Not before this ISO 8601 date.
             depends_on: Sessions that must succeed first.
+            dependency_failure: When one of them fails: ``cancel`` this session, or ``start-anyway``.
+            pending_timeout_s: Cancel it when it has waited so long for a place; ``None``: as its resource group says.
             resource_group: The set of nodes to run on.
             agents: Run on these nodes only.
             preopen_ports: Ports of the containers to publish.
@@ -112,8 +119,11 @@ class AsyncSessions:
             "bootstrap_script": bootstrap_script,
             "batch_timeout": batch_timeout_s,
             "priority": priority,
+            "requeue": requeue,
             "starts_at": starts_at,
             "dependencies": list(depends_on) or None,
+            "dependency_failure": str(dependency_failure) if dependency_failure != DependencyFailure.CANCEL else None,
+            "pending_timeout": pending_timeout_s,
             "callbackURL": callback_url,
             "tag": tag,
             "reuseIfExists": reuse,

@@ -74,7 +74,7 @@ def link_scores(ids: Sequence[str], wirings: Sequence[Wiring | None], numa_nodes
         return ()
     told = [wiring or Wiring() for wiring in wirings]
     lanes = [parse_nvlink(one.nvlink) for one in told]
-    ways = [tuple(part for part in one.pcie.split("/") if part) for one in told]
+    ways = [_parts(one.pcie) for one in told]
     sockets = [one.socket or numa for one, numa in zip(told, numa_nodes, strict=True)]
     rows = []
     for i, device in enumerate(ids):
@@ -86,6 +86,15 @@ def link_scores(ids: Sequence[str], wirings: Sequence[Wiring | None], numa_nodes
             row.append(0 if i == j else way + both * LANE_SCORE)
         rows.append(tuple(row))
     return tuple(rows)
+
+
+def way_score(one: str, other: str, *, same_socket: bool) -> int:
+    """Return what the PCIe way between two devices is worth, by their ``pcie`` attributes."""
+    return _way_score(_parts(one), _parts(other), same_socket=same_socket)
+
+
+def _parts(way: str) -> tuple[str, ...]:
+    return tuple(part for part in way.split("/") if part)
 
 
 def _way_score(one: Sequence[str], other: Sequence[str], *, same_socket: bool) -> int:

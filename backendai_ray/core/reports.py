@@ -14,6 +14,7 @@ import numpy as np
 
 from .devices import Allocation, Device
 from .ids import AgentId, DeviceId, KernelId, ResourceGroupName
+from .machine import Machine
 from .sessions import Status
 from .slots import SlotName
 
@@ -76,6 +77,9 @@ class NodeReport:
     devices: DeviceTable
     images: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    machine: Machine = field(default_factory=Machine)
+    notes: tuple[str, ...] = ()
+    """Why some device is not offered as it could be, a sentence each; the node is used all the same."""
     health: str = ""
     """Empty when all is well, else the sentence that says why nothing new should be placed here."""
 

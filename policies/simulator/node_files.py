@@ -15,13 +15,13 @@ from backendai_ray.core.ids import AgentId, DeviceId
 from backendai_ray.core.scheduling import Node
 from backendai_ray.core.slots import CPU, MEM, UNITS_PER_COUNT, ResourceSlots, SlotKind, SlotName, slot_kind
 
-from .reading import Line, csv_lines, header, is_json, json_lines
+from .openb import NODE_COLUMNS, OpenbNode, openb_nodes
+from .reading import Line, header, is_json, json_lines
 
 SHARES = SlotName("cuda.shares")
 MODEL = "model"
 """The label that names a node's model of accelerator."""
 
-_OPENB = ("sn", "cpu_milli", "memory_mib", "gpu", "model")
 _OURS = frozenset({"name", "count", "slots", "model"})
 _MIB = 2**20
 _MOST_NODES, _MOST_DEVICES = 100_000, 4096
@@ -40,10 +40,10 @@ def read_nodes(file: str, text: Iterable[str]) -> list[Node]:
     lines = list(text)
     if is_json(lines):
         nodes = [node for line in json_lines(file, lines, _OURS) for node in _ours(line)]
-    elif set(_OPENB) <= set(header(lines)):
-        nodes = [_openb(line) for line in csv_lines(file, lines)]
+    elif set(NODE_COLUMNS) <= set(header(lines)):
+        nodes = [_openb(line, node) for line, node in openb_nodes(file, lines)]
     else:
-        known = f"the columns {', '.join(_OPENB)}, or JSON lines"
+        known = f"the columns {', '.join(NODE_COLUMNS)}, or JSON lines"
         raise InvalidParameter(
             f"{file}, line 1: the header is not that of a node list; expected {known}", field="nodes"
         )
@@ -59,13 +59,9 @@ def read_nodes(file: str, text: Iterable[str]) -> list[Node]:
     return nodes
 
 
-def _openb(line: Line) -> Node:
-    slots: dict[str, int] = {
-        CPU: line.whole("cpu_milli"),
-        MEM: line.whole("memory_mib") * _MIB,
-        SHARES: line.whole("gpu") * UNITS_PER_COUNT,
-    }
-    return _node(line, line.text("sn"), slots, line.text("model", ""))
+def _openb(line: Line, node: OpenbNode) -> Node:
+    slots: dict[str, int] = {CPU: node.cpu_milli, MEM: node.memory_mib * _MIB, SHARES: node.gpus * UNITS_PER_COUNT}
+    return _node(line, node.name, slots, node.model)
 
 
 def _ours(line: Line) -> Iterator[Node]:

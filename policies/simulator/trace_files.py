@@ -24,10 +24,11 @@ from backendai_ray.core.slots import CPU, MEM, UNITS_PER_COUNT, ResourceSlots
 
 from .jobs import Job, make_job
 from .node_files import MODEL, SHARES
+from .openb import TASK_COLUMNS, OpenbTask, openb_tasks
 from .reading import Line, csv_lines, header, is_json, json_lines
 from .world import measured_slot
 
-_OPENB = ("name", "cpu_milli", "memory_mib", "num_gpu", "gpu_milli", "creation_time", "deletion_time")
+_OPENB = ("name", *TASK_COLUMNS, "creation_time", "deletion_time")
 _PHILLY = ("timestamp", "duration", "num_gpus", "cluster")
 _OURS = frozenset(
     {"name", "submitted_at", "duration", "slots", "cluster_size", "cluster_mode", "owner", "priority", "time_limit"}
@@ -53,7 +54,7 @@ def read_trace(file: str, text: Iterable[str], nodes: Sequence[Node]) -> list[Jo
         jobs = [_ours(line) for line in json_lines(file, lines, _OURS)]
     elif set(_OPENB) <= columns:
         models = _Models(nodes)
-        jobs = [_openb(line, models) for line in csv_lines(file, lines)]
+        jobs = [_openb(line, task, models) for line, task in openb_tasks(file, lines)]
     elif set(_PHILLY) <= columns:
         cluster = _Accelerators(file, nodes)
         jobs = [_philly(line, index, cluster) for index, line in enumerate(csv_lines(file, lines))]
@@ -73,16 +74,15 @@ class _Models:
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self._nodes = nodes
-        self._known: dict[str, tuple[AgentId, ...]] = {"": ()}
+        self._known: dict[tuple[str, ...], tuple[AgentId, ...]] = {(): ()}
 
-    def nodes_with(self, line: Line, spec: str) -> tuple[AgentId, ...]:
+    def nodes_with(self, line: Line, models: tuple[str, ...]) -> tuple[AgentId, ...]:
         """Return the nodes a task may use; empty: all."""
-        if spec not in self._known:
-            models = spec.split("|")
-            self._known[spec] = tuple(node.agent_id for node in self._nodes if node.labels.get(MODEL) in models)
-            if not self._known[spec]:
-                raise line.error("gpu_spec", f"no node has the model {spec}")
-        return self._known[spec]
+        if models not in self._known:
+            self._known[models] = tuple(node.agent_id for node in self._nodes if node.labels.get(MODEL) in models)
+            if not self._known[models]:
+                raise line.error("gpu_spec", f"no node has the model {'|'.join(models)}")
+        return self._known[models]
 
 
 class _Accelerators:
@@ -95,17 +95,12 @@ class _Accelerators:
         self.per_node = max(sum(device.slot == self.slot for device in node.devices) for node in nodes)
 
 
-def _openb(line: Line, models: _Models) -> Job:
-    gpus, each = line.whole("num_gpu"), line.whole("gpu_milli")
-    if gpus and not 1 <= each <= UNITS_PER_COUNT:
-        raise line.error("gpu_milli", f"{each} is not between 1 and {UNITS_PER_COUNT}")
+def _openb(line: Line, task: OpenbTask, models: _Models) -> Job:
     begin, end = line.number_of("creation_time"), line.number_of("deletion_time")
     begin_run = line.number_of("scheduled_time", begin)
     if end < begin_run:
         raise line.error("deletion_time", f"{end:g} is before it was created or scheduled")
-    # The protocol gives tasks with several GPUs whole ones.
-    units = gpus * UNITS_PER_COUNT if gpus > 1 else gpus * each
-    slots: dict[str, int] = {CPU: line.whole("cpu_milli"), MEM: line.whole("memory_mib") * _MIB, SHARES: units}
+    slots: dict[str, int] = {CPU: task.cpu_milli, MEM: task.memory_mib * _MIB, SHARES: task.gpus * task.milli_each}
     return make_job(
         line.text("name"),
         ResourceSlots(slots),
@@ -113,7 +108,7 @@ def _openb(line: Line, models: _Models) -> Job:
         duration_s=end - begin_run,
         time_limit_s=end - begin_run,
         owner=line.text("qos", "anybody"),
-        nodes=models.nodes_with(line, line.text("gpu_spec", "") if gpus else ""),
+        nodes=models.nodes_with(line, task.models),
     )
 
 

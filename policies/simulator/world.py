@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from types import MappingProxyType
 
 from backendai_ray.core.devices import Allocation
@@ -12,6 +13,8 @@ from backendai_ray.core.scheduling import Node, PendingSession, Placement, Runni
 from backendai_ray.core.slots import CPU, MEM
 
 _GROUP = ResourceGroupName("simulation")
+_FAILED = "the node has failed"
+_BY_SUBMISSION = attrgetter("submitted_at", "id")
 
 
 def measured_slot(nodes: Iterable[Node]) -> str:
@@ -63,6 +66,7 @@ class World:
                 access_key=session.access_key,
                 project=session.project,
                 domain=session.domain,
+                user=session.user,
                 allocation=kernel.allocation,
                 priority=session.priority,
                 placed_at=now,
@@ -71,6 +75,17 @@ class World:
             self._held.setdefault(kernel.agent_id, {})[kernel.kernel_id] = kernel.allocation
             self._stale.add(kernel.agent_id)
             self.usage.change(kernel.agent_id, kernel.allocation, 1, now)
+
+    def requeue(self, session: PendingSession) -> None:
+        """Let a session that ran wait again, where it was in the queue."""
+        self.pending[session.id] = session
+        self.pending = {one.id: one for one in sorted(self.pending.values(), key=_BY_SUBMISSION)}
+
+    def set_out(self, agent_id: AgentId, is_out: bool, now: float) -> list[SessionId]:
+        """Let a node fail or come back; return the sessions that run there and must be ended."""
+        self._nodes[agent_id] = replace(self._nodes[agent_id], unschedulable=_FAILED if is_out else "")
+        self.usage.set_out(agent_id, is_out, now)
+        return list(dict.fromkeys(self._running[kernel_id].session_id for kernel_id in self._held.get(agent_id, ())))
 
     def end(self, session_id: SessionId, now: float) -> None:
         """End a session that runs."""
@@ -82,7 +97,7 @@ class World:
 
 
 class Usage:
-    """How much of one slot was in use, and how much was free in pieces, summed over time."""
+    """How much of one slot was in use and free in pieces, now and summed over time; and how much is out."""
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         """Begin with nodes on which nothing runs."""
@@ -92,7 +107,9 @@ class Usage:
         }
         self.capacity = sum(self._capacity.values())
         self._used = dict.fromkeys(self._capacity, 0)
-        self._busy = self._pieces = 0
+        self._is_out: set[AgentId] = set()
+        self.busy = self.pieces = self.out = 0
+        """Units at present."""
         self._since = 0.0
         self.busy_s = self.pieces_s = 0.0
         """Units times seconds."""
@@ -101,19 +118,27 @@ class Usage:
         """Take note that a kernel starts (1) or ends (-1)."""
         units = sum(part for slot, _, part in allocation.parts if slot == self.slot)
         self.advance(now)
-        self._pieces -= self._in_pieces(agent_id)
+        self.pieces -= self._in_pieces(agent_id)
         self._used[agent_id] += sign * units
-        self._busy += sign * units
-        self._pieces += self._in_pieces(agent_id)
+        self.busy += sign * units
+        self.pieces += self._in_pieces(agent_id)
+
+    def set_out(self, agent_id: AgentId, is_out: bool, now: float) -> None:
+        """Take note that a node fails or comes back; what is free there then is out, not in pieces."""
+        self.advance(now)
+        self.pieces -= self._in_pieces(agent_id)
+        self.out += self._capacity[agent_id] * (is_out - (agent_id in self._is_out))
+        (self._is_out.add if is_out else self._is_out.discard)(agent_id)
+        self.pieces += self._in_pieces(agent_id)
 
     def advance(self, now: float) -> None:
         """Sum up until now, seconds; time before the first change does not count."""
         passed = now - self._since
-        self.busy_s += self._busy * passed
-        self.pieces_s += self._pieces * passed
+        self.busy_s += self.busy * passed
+        self.pieces_s += self.pieces * passed
         self._since = now
 
     def _in_pieces(self, agent_id: AgentId) -> int:
         """Return what is free on a node that is not empty: no session that needs a whole node can have it."""
         used = self._used[agent_id]
-        return self._capacity[agent_id] - used if used else 0
+        return self._capacity[agent_id] - used if used and agent_id not in self._is_out else 0

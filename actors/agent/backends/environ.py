@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
+from backendai_ray.core.device_plugins import Grant
 from backendai_ray.core.sessions import KernelSpec
 
 WORK_DIR: Final = "/home/work"
@@ -16,15 +16,16 @@ TOKEN_NAME: Final = "token"
 BOOTSTRAP_NAME: Final = "bootstrap.sh"
 
 
-def kernel_environ(spec: KernelSpec, extra: Mapping[str, str]) -> dict[str, str]:
+def kernel_environ(spec: KernelSpec, grant: Grant) -> dict[str, str]:
     """Return a kernel's environment: the user's own, then what devices need, then what we say of the session."""
     counts: dict[str, int] = {}
     for host in spec.cluster_hosts:
         role = host.rstrip("0123456789")
         counts[role] = counts.get(role, 0) + 1
     return {
+        **grant.defaults,
         **spec.environ,
-        **extra,
+        **grant.environ,
         "HOME": WORK_DIR,
         "USER": "work",
         "LOGNAME": "work",
@@ -44,6 +45,7 @@ def kernel_environ(spec: KernelSpec, extra: Mapping[str, str]) -> dict[str, str]
         "BACKENDAI_CLUSTER_LOCAL_RANK": str(
             spec.cluster_hosts.index(spec.hostname) if spec.hostname in spec.cluster_hosts else 0
         ),
+        "BACKENDAI_ADVISORY_SLOTS": ",".join(grant.advisory),
         "BACKENDAI_PREOPEN_PORTS": ",".join(str(port) for port in spec.preopen_ports),
         "BACKENDAI_SERVICE_PORTS": "",
     }

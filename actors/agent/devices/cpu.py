@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
+from backendai_ray.config import AgentSettings
 from backendai_ray.core.devices import Allocation, Device
 from backendai_ray.core.ids import DeviceId
 from backendai_ray.core.slots import CPU, UNITS_PER_COUNT, SlotName
 
 from .base import DevicePlugin, Grant
-
-_SYSFS = Path("/sys/devices/system")
+from .sysfs import Sysfs
 
 
 class CpuPlugin(DevicePlugin):
     """Gives out cores whole or in thousandths; fractions are held by a quota of CPU time."""
 
     name = "cpu"
+    settings: AgentSettings
+
+    def __init__(self, settings: AgentSettings, sysfs: Sysfs | None = None) -> None:
+        super().__init__(settings)
+        self._sysfs = sysfs or Sysfs()
 
     @property
     def slots(self) -> Sequence[SlotName]:
@@ -35,8 +39,19 @@ class CpuPlugin(DevicePlugin):
             reserved -= kept
             capacity = int((UNITS_PER_COUNT - kept) * overcommit)
             if capacity:
-                found.append(_describe(core, capacity))
+                found.append(self._describe(core, capacity))
         return found
+
+    def _describe(self, core: int, capacity: int) -> Device:
+        place = self._sysfs.cpu(core)
+        has_siblings = bool(set(place.siblings) - {core})
+        return Device(
+            slot=CPU,
+            id=DeviceId(str(core)),
+            capacity=capacity,
+            numa_node=place.numa_node,
+            attributes={"siblings": ",".join(map(str, place.siblings))} if has_siblings else {},
+        )
 
     def grant(self, allocation: Allocation) -> Grant:
         parts = allocation.devices(CPU)
@@ -49,25 +64,5 @@ class CpuPlugin(DevicePlugin):
         return Grant(
             cores=cores,
             cpu_units=units if is_fractional else 0,
-            environ=dict.fromkeys(names, threads) if parts else {},
+            defaults=dict.fromkeys(names, threads) if parts else {},
         )
-
-
-def _describe(core: int, capacity: int) -> Device:
-    folder = _SYSFS / f"cpu/cpu{core}"
-    siblings = _read(folder / "topology/thread_siblings_list")
-    nodes = sorted(int(node.name.removeprefix("node")) for node in folder.glob("node[0-9]*"))
-    return Device(
-        slot=CPU,
-        id=DeviceId(str(core)),
-        capacity=capacity,
-        numa_node=nodes[0] if nodes else None,
-        attributes={"siblings": siblings} if siblings and siblings != str(core) else {},
-    )
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""

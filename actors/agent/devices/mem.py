@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from backendai_ray.config import AgentSettings
 from backendai_ray.core.devices import Allocation, Device
 from backendai_ray.core.ids import DeviceId
 from backendai_ray.core.slots import MEM, SlotName, parse_amount
@@ -22,6 +23,7 @@ class MemPlugin(DevicePlugin):
     """
 
     name = "mem"
+    settings: AgentSettings
 
     @property
     def slots(self) -> Sequence[SlotName]:

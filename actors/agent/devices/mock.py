@@ -9,11 +9,12 @@ from backendai_ray.config import AgentSettings
 from backendai_ray.core.devices import Allocation, Device
 from backendai_ray.core.ids import DeviceId
 from backendai_ray.core.links import NVLINK, PCIE, SOCKET, format_nvlink
-from backendai_ray.core.slots import UNITS_PER_COUNT, SlotName, plain_amount
+from backendai_ray.core.machine import Nic
+from backendai_ray.core.slots import UNITS_PER_COUNT, SlotKind, SlotName, plain_amount, slot_kind
 from backendai_ray.core.topology import natural_key
 
 from .base import DevicePlugin, Grant
-from .mock_description import MockAccelerators, MockDevice, load_description
+from .mock_description import MockAccelerators, MockDevice, MockNic, load_description
 
 MEMORY = "memory"
 """The attribute with a device's memory in bytes."""
@@ -34,6 +35,7 @@ class MockPlugin(DevicePlugin):
         description = load_description(settings.devices.mock) if settings.devices.mock else None
         self._slots = description.slots() if description else ()
         found = [device for group in (description.accelerators if description else ()) for device in _devices(group)]
+        self._nics = tuple(_nic(nic) for nic in (description.nics if description else ()))
         self._devices = tuple(sorted(found, key=lambda device: (device.slot, natural_key(device.id))))
 
     @property
@@ -43,8 +45,12 @@ class MockPlugin(DevicePlugin):
     def devices(self) -> Sequence[Device]:
         return self._devices
 
+    def nics(self) -> Sequence[Nic]:
+        return self._nics
+
     def grant(self, allocation: Allocation) -> Grant:
         environ: dict[str, str] = {}
+        advisory = []
         for slot in self._slots:
             parts = allocation.devices(slot)
             mine = [device for device in self._devices if device.slot == slot and device.id in parts]
@@ -55,7 +61,9 @@ class MockPlugin(DevicePlugin):
             environ[f"{prefix}_AMOUNTS"] = ",".join(plain_amount(slot, parts[device.id]) for device in mine)
             sizes = [int(device.attributes.get(MEMORY, 0)) * parts[device.id] // UNITS_PER_COUNT for device in mine]
             environ[f"{prefix}_MEMORY"] = ",".join(map(str, sizes))
-        return Grant(environ=environ)
+            if slot_kind(slot) is SlotKind.SHARES and any(units < UNITS_PER_COUNT for units in parts.values()):
+                advisory.append(slot)
+        return Grant(environ=environ, advisory=tuple(advisory))
 
 
 def _devices(group: MockAccelerators) -> list[Device]:
@@ -71,6 +79,10 @@ def _devices(group: MockAccelerators) -> list[Device]:
         )
         for device in group.devices
     ]
+
+
+def _nic(nic: MockNic) -> Nic:
+    return Nic(name=nic.id, kind=nic.kind, numa_node=nic.numa_node, pcie=nic.pcie, speed_mbps=nic.speed_mbps)
 
 
 def _attributes(group: MockAccelerators, device: MockDevice, lanes: dict[str, int]) -> dict[str, str]:

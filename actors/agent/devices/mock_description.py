@@ -6,7 +6,7 @@ from collections import defaultdict
 from importlib.resources import files
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -16,6 +16,7 @@ from backendai_ray.core.slots import MEM, ResourceSlots, SlotKind, SlotName, par
 
 _SETTING = "agent.devices.mock"
 
+_WAY = r"^([^/,\s]+(/[^/,\s]+)*)?$"
 _DeviceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
 
 
@@ -31,7 +32,7 @@ class MockDevice(_Part):
     socket: str = Field("", max_length=64, description="The CPU socket, where it is not the NUMA node.")
     pcie: str = Field(
         "",
-        pattern=r"^([^/,\s]+(/[^/,\s]+)*)?$",
+        pattern=_WAY,
         description="The host bridge and the switches down to the device, joined by a slash.",
     )
     model: str = Field("", description="Where it differs from its group's.")
@@ -104,10 +105,21 @@ class MockAccelerators(_Part):
         return parse_amount(MEM, text) if text else 0
 
 
+class MockNic(_Part):
+    """One network card."""
+
+    id: _DeviceName
+    kind: Literal["ethernet", "infiniband", "roce"] = "infiniband"
+    numa_node: int | None = Field(None, ge=0, le=1023)
+    pcie: str = Field("", pattern=_WAY, description="As of devices.")
+    speed_mbps: int = Field(0, ge=0)
+
+
 class MockDescription(_Part):
-    """All accelerators of a machine."""
+    """All accelerators of a machine, and the network cards beside them."""
 
     accelerators: tuple[MockAccelerators, ...] = Field(min_length=1)
+    nics: tuple[MockNic, ...] = ()
 
     @model_validator(mode="after")
     def _ids_are_unique(self) -> MockDescription:

@@ -96,7 +96,7 @@ class Lives:
             image=self.backend.prepare_image(self.image, ""),
             folders=folders,
             grant=Grant(cores=cores, cpu_units=cpu_units, memory_bytes=memory_bytes),
-            environ=kernel_environ(spec, {}),
+            environ=kernel_environ(spec, Grant()),
             pids_limit=pids_limit,
             uid=uid,
             output_buffer_bytes=4 * MIB,

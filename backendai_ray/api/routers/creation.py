@@ -85,6 +85,7 @@ async def _submit(context: Context, caller: Caller, body: CreateSession) -> Subm
         reuse_if_exists=body.reuse_if_exists,
         idempotency_key=caller.idempotency_key or f"once.{spec.id}",
         request_id=caller.request_id,
+        starts_at_as_given=body.starts_at or "",
     )
     return await context.reach.manager(lambda: manager.submit(submission))
 

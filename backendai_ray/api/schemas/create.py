@@ -113,8 +113,24 @@ class CreateSession(BaseModel):
         description="Not before this: ISO 8601, or from now on, such as `2h`.",
     )
     priority: Annotated[int, Field(ge=0, le=100)] = Field(10)
+    requeue: bool | None = Field(
+        None,
+        description="Whether it may be ended and run again from its beginning when a more important session needs the "
+        "room; batch sessions may if absent.",
+    )
     dependencies: list[str] | None = Field(
         None, max_length=100, description="Names or ids of sessions that must succeed before."
+    )
+    dependency_failure: Literal["cancel", "start-anyway"] = Field(
+        "cancel",
+        validation_alias=_either("dependency_failure", "dependencyFailure"),
+        description="When a dependency fails: `cancel` this session, or `start-anyway` once it has ended.",
+    )
+    pending_timeout: str | int | float | None = Field(
+        None,
+        validation_alias=_either("pending_timeout", "pendingTimeout"),
+        description="Cancel it when it has waited so long for a place: seconds, or `30m`, `2h`; the resource group's "
+        "if absent. Waiting for dependencies and for `starts_at` does not count.",
     )
     callback_url: str | None = Field(
         None, max_length=2048, validation_alias=_either("callback_url", "callbackUrl", "callbackURL")

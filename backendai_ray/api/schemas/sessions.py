@@ -90,6 +90,12 @@ class SessionView(_Answer):
     environ: dict[str, str]
     startup_command: str
     dependencies: list[str]
+    dependency_failure: str = Field(description="What happens when a dependency fails: `cancel` or `start-anyway`.")
+    starts_at: str | None = Field(description="Not before this.")
+    batch_timeout: float | None = Field(description="Longest run of a batch session, in seconds.")
+    pending_timeout: float | None = Field(
+        description="How long it may wait for a place, in seconds; `null`: as its resource group says."
+    )
     service_ports: list[dict[str, Any]] = Field(default_factory=list)
     container_id: str = Field(description="Of the main container.")
     creation_time: str | None
@@ -98,6 +104,7 @@ class SessionView(_Answer):
     termination_time: str | None
     age: int = Field(description="Milliseconds since it was created.")
     attempt: int = Field(description="Counts placements.")
+    preemptions: int = Field(description="How often it was ended for another session and went back into the queue.")
     kernels: list[KernelView]
 
     @classmethod
@@ -130,6 +137,10 @@ class SessionView(_Answer):
             environ=dict(spec.environ),
             startup_command=spec.startup_command,
             dependencies=list(spec.depends_on),
+            dependency_failure=spec.dependency_failure,
+            starts_at=iso(spec.starts_at),
+            batch_timeout=spec.batch_timeout_s,
+            pending_timeout=spec.pending_timeout_s,
             container_id=session.main.container_id,
             creation_time=iso(session.created_at),
             status_changed=iso(session.status_at),
@@ -137,6 +148,7 @@ class SessionView(_Answer):
             termination_time=iso(session.terminated_at),
             age=max(0, int(((session.terminated_at or now) - session.created_at) * 1000)),
             attempt=session.attempt,
+            preemptions=session.preemptions,
             kernels=[KernelView.of(kernel) for kernel in session.kernels],
         )
 

@@ -54,10 +54,7 @@ class _BackendFinder:
         return None
 
     def exec_module(self, module: Any) -> None:
-        from matplotlib.backends.backend_agg import (  # type: ignore[import-not-found]
-            FigureCanvasAgg,
-            FigureManagerBase,
-        )
+        from matplotlib.backends.backend_agg import FigureCanvasAgg, FigureManagerBase
 
         def show(*_: Any, **__: Any) -> None:
             show_figures(self._show_media)

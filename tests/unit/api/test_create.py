@@ -89,6 +89,8 @@ async def test_a_batch_session_with_everything(client: httpx.AsyncClient, cluste
         "starts_at": "2h",
         "priority": 50,
         "dependencies": [session],
+        "dependency_failure": "start-anyway",
+        "pendingTimeout": "1h",
         "callback_url": "https://example.com/hook",
         "enqueueOnly": True,
     }
@@ -100,6 +102,11 @@ async def test_a_batch_session_with_everything(client: httpx.AsyncClient, cluste
     assert spec.priority == 50
     assert spec.depends_on == (cluster.manager.submissions[0].spec.id,)
     assert spec.starts_at is not None
+    assert (spec.dependency_failure, spec.pending_timeout_s) == ("start-anyway", 3600)
+    assert cluster.manager.submissions[-1].starts_at_as_given == "2h"
+    shown = (await client.get("/session/job")).json()
+    assert (shown["dependencyFailure"], shown["pendingTimeout"], shown["batchTimeout"]) == ("start-anyway", 3600, 1800)
+    assert shown["startsAt"] is not None
 
 
 async def test_reuse_and_name_in_use(client: httpx.AsyncClient, session: str) -> None:
@@ -161,7 +168,16 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"image": "python", "config": {"scalingGroup": "a b"}}, "config.scalingGroup"),
     ({"image": "python", "priority": 101}, "priority"),
     ({"image": "python", "starts_at": "tomorrow"}, "starts_at"),
+    ({"image": "python", "starts_at": "999999999w"}, "starts_at"),
+    ({"image": "python", "starts_at": "0001-01-01T00:00:00+14:00"}, "starts_at"),
     ({"image": "python", "batch_timeout": "0"}, "batch_timeout"),
+    ({"image": "python", "batch_timeout": "-1"}, "batch_timeout"),
+    ({"image": "python", "pending_timeout": 0}, "pending_timeout"),
+    ({"image": "python", "pending_timeout": "soon"}, "pending_timeout"),
+    ({"image": "python", "dependency_failure": "shrug"}, "dependency_failure"),
+    ({"image": "python", "dependencies": ["a"] * 10_000}, "dependencies"),
+    ({"image": "python", "dependencies": "other"}, "dependencies"),
+    ({"image": "python", "name": "me", "dependencies": ["me"]}, "dependencies"),
     ({"image": "python", "callback_url": "javascript:alert(1)"}, "callback_url"),
     ({"image": "python", "dependencies": ["nobody"]}, "dependencies"),
     ({"image": "python", "tag": "a\nb"}, "tag"),

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backendai_ray.core.errors import InvalidParameter
 from bench.__main__ import main
 from bench.openb_replay import World, replay
 from bench.openb_rules import RULES, BestFit, Fgd
-from bench.openb_trace import Cluster, Task, TraceError, arrivals, read_nodes, read_tasks, trace_name
+from bench.openb_trace import Cluster, Task, arrivals, read_nodes, read_tasks, trace_name
 
 ANY: frozenset[str] = frozenset()
 
@@ -120,7 +121,7 @@ def test_every_task_arrives_once_before_any_comes_again() -> None:
 
 
 def test_a_trace_that_asks_for_next_to_nothing_is_refused() -> None:
-    with pytest.raises(TraceError, match="so few GPUs"):
+    with pytest.raises(InvalidParameter, match="so few GPUs"):
         arrivals([Task(1000, 0, 1, 1, ANY)], 10_000_000, 42)
 
 
@@ -132,20 +133,20 @@ TASKS = "name,cpu_milli,memory_mib,num_gpu,gpu_milli\n"
     ("text", "words"),
     [
         ("", "header lacks sn"),
-        (NODES, "nothing else"),
+        (NODES, "no node has a GPU"),
         (NODES + "n0,1000,1,0,\n", "no node has a GPU"),
         (NODES + "n0,many,1,2,A\n", "line 2: cpu_milli: 'many'"),
         (NODES + "n0,1000,-1,2,A\n", "memory_mib: '-1'"),
         (NODES + "n0,1000,1,nan,A\n", "gpu: 'nan'"),
-        (NODES + "n0,1000\n", "memory_mib: None"),
+        (NODES + "n0,1000\n", "gpu: is missing"),
         (NODES + "n0,1,1,99999,A\n", "more than any has"),
-        (NODES + "n0,1,1,1,A\nn0,1,1,1,A\n", "line 3: sn: 'n0'"),
+        (NODES + "n0,1,1,1,A\nn0,1,1,1,A\n", "line 3: sn: node n0 is there twice"),
     ],
 )
 def test_what_is_wrong_with_a_node_list_is_named(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "nodes.csv"
     path.write_text(text)
-    with pytest.raises(TraceError, match=words):
+    with pytest.raises(InvalidParameter, match=words):
         read_nodes(path)
 
 
@@ -154,15 +155,15 @@ def test_what_is_wrong_with_a_node_list_is_named(tmp_path: Path, text: str, word
     [
         ("name\n", "lacks cpu_milli, memory_mib, num_gpu, gpu_milli"),
         (TASKS + "t,1000,1,0,0\n", "no task asks for a GPU"),
-        (TASKS + "t,1000,1,1,1001\n", "gpu_milli: 1001"),
+        (TASKS + "t,1000,1,1,1001\n", "gpu_milli: 1001 is not"),
         (TASKS + "t,1000,1,1,0\n", "gpu_milli: 0"),
-        (TASKS + "t,1.5,1,1,1000\n", "cpu_milli: '1.5'"),
+        (TASKS + "t,1.5,1,1,1000\n", "cpu_milli: 1.5 is not whole"),
     ],
 )
 def test_what_is_wrong_with_a_trace_is_named(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "trace.csv"
     path.write_text(text)
-    with pytest.raises(TraceError, match=words):
+    with pytest.raises(InvalidParameter, match=words):
         read_tasks(path)
 
 

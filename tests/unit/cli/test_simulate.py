@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -24,28 +25,75 @@ def files(tmp_path: Path) -> tuple[str, ...]:
 
 
 def test_policies_side_by_side(bai: Bai, files: tuple[str, ...]) -> None:
-    outcome = bai("simulate", *files, "--policy", "fifo", "--policy", "drf")
+    outcome = bai("simulate", *files, "--policy", "fifo", "--policy", "drf/dispersed")
     assert outcome.code == 0, outcome.err
-    heading, _, fifo, drf, *_ = outcome.out.splitlines()
-    assert "POLICY" in heading
-    assert "JAIN" in heading
-    assert fifo.split() == [
-        "fifo",
-        "4",
-        "0",
-        "2m00s",
-        "100.0",
+    heading, _, *lines = outcome.out.splitlines()
+    assert heading.split() == ["FIGURE", "fifo", "drf/dispersed"]
+    figures = {line[:15].strip(): line[15:].split("  ")[0].strip() for line in lines if line.strip()}
+    assert figures == {
+        "jobs": "4",
+        "never started": "0",
+        "makespan": "2m00s",
+        "in use": "100.0 %",
+        "in pieces": "0.0 %",
+        "wait mean": "30s",
+        "wait median": "30s",
+        "wait p95": "1m00s",
+        "wait max": "1m00s",
+        "JCT mean": "1m30s",
+        "JCT median": "1m30s",
+        "JCT p95": "2m00s",
+        "slowdown": "1.50",
+        "Jain": "1.000",
+    }
+
+
+def test_nodes_fail_as_a_file_says(bai: Bai, files: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "faults.jsonl").write_text('{"node": "n", "at": 30, "duration": 30}\n')
+    arguments = ("simulate", *files, "--policy", "fifo", "--faults", str(tmp_path / "faults.jsonl"))
+    [row] = json.loads(bai(*arguments, "--json").out)
+    assert (row["lost_runs"], row["failed"], row["makespan_s"], row["out"]) == (2, 0, 180, 30 / 180)
+    outcome = bai(*arguments, "--when-lost", "fail")
+    assert [line.split()[-1] for line in outcome.out.splitlines() if line.startswith(("failed ", "lost"))] == [
+        "2",
+        "2",
         "%",
-        "0.0",
-        "%",
-        "30s",
-        "30s",
-        "1m00s",
-        "1m30s",
-        "1.50",
-        "1.000",
     ]
-    assert drf.split()[0] == "drf"
+
+
+def test_nodes_fail_at_random_alike_for_one_seed(bai: Bai, files: tuple[str, ...]) -> None:
+    def once(seed: int) -> str:
+        return bai(
+            "simulate", *files, "--policy", "fifo", "--mtbf", "100", "--mttr", "10", "--seed", str(seed), "--json"
+        ).out
+
+    assert once(1) == once(1) != once(2)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--mtbf", "0"), "mtbf: 0 is no time above 0; give seconds"),
+        (("--mtbf", "9", "--mttr", "nan"), "mttr: nan is no time above 0"),
+        (("--plot", "x.gif"), "plot: x.gif: the name must end in one of .html, .png, .svg, .pdf"),
+        (("--plot", "none/x.png"), "there is no folder none; make it first"),
+    ],
+)
+def test_options_that_cannot_be(bai: Bai, files: tuple[str, ...], options: tuple[str, ...], words: str) -> None:
+    outcome = bai("simulate", *files, "--policy", "fifo", *options)
+    assert outcome.code == 2
+    assert words in outcome.err
+
+
+def test_plots(bai: Bai, files: tuple[str, ...], tmp_path: Path) -> None:
+    page, picture = tmp_path / "p.html", tmp_path / "p.png"
+    options = ("--policy", "fifo", "--policy", "lifo", "--plot", str(page), "--plot", str(picture))
+    assert bai("simulate", *files, *options).code == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    text = page.read_text()
+    assert "<td>wait p95</td>" in text
+    assert "Fairness over the owners" in text
+    assert not re.search(r'(?:src|href)="(?!#)', text), "the page needs something beside itself"
 
 
 def test_json(bai: Bai, files: tuple[str, ...]) -> None:

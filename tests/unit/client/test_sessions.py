@@ -54,6 +54,8 @@ async def test_create_sends_what_was_asked_for(async_client: AsyncClient, server
         startup_command="true",
         batch_timeout_s=5,
         depends_on=["other"],
+        dependency_failure="start-anyway",
+        pending_timeout_s=60,
         agents=["node-1"],
         tag="mine",
         wait=False,
@@ -68,6 +70,8 @@ async def test_create_sends_what_was_asked_for(async_client: AsyncClient, server
         "startupCommand": "true",
         "batch_timeout": 5,
         "dependencies": ["other"],
+        "dependency_failure": "start-anyway",
+        "pending_timeout": 60,
         "tag": "mine",
         "reuseIfExists": False,
         "enqueueOnly": True,
@@ -210,7 +214,8 @@ async def test_what_a_session_tells(async_client: AsyncClient, server: FakeServe
     assert [(c.before, c.after, c.reason) for c in await session.history()] == [("PENDING", "RUNNING", "started")]
     explanation = await session.explain()
     assert (explanation.code, explanation.nodes[0].shortfall) == ("not-enough", {"cpu": "1"})
-    assert (await session.dependency_graph())["session_id"] == session.id
+    graph = await session.dependency_graph()
+    assert (graph.id, graph.status, graph.depends_on[0].name) == (session.id, "RUNNING", "before")
     [node] = await async_client.agents()
     assert (node.id, node.capacity, node.resource_group) == ("node-1", {"cpu": "2", "mem": "4g"}, "default")
 

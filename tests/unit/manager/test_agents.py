@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 
 from actors.contracts import AgentStatus
 from actors.testing import GROUP, FakeAgent, FakeCluster
+from backendai_ray.config import ManagerSettings, Settings
 from backendai_ray.core.errors import AgentNotFound, KernelNotFound, StoreUnavailable
 from backendai_ray.core.ids import AgentId, KernelId, ResourceGroupName
 from backendai_ray.core.reports import KernelFact
@@ -330,14 +332,53 @@ async def test_a_batch_session_is_ended_at_its_time(cluster: FakeCluster) -> Non
 
 
 async def test_pending_for_too_long() -> None:
-    from backendai_ray.config import ManagerSettings, Settings
-
     cluster = await FakeCluster(settings=Settings(manager=ManagerSettings(pending_timeout_s=10))).start()
     session = (await cluster.submit()).session
     await cluster.pass_time(11)
     ended = await cluster.get(session.id)
     assert (ended.status, ended.reason) == (Status.CANCELLED, Reason.PENDING_TIMEOUT)
     await cluster.kill()
+
+
+@pytest.fixture
+async def impatient() -> AsyncIterator[FakeCluster]:
+    """A cluster whose group ``default`` lets sessions wait for 20 s, and everybody else for 10 s."""
+    by_group = {"default": 20.0}
+    limits = ManagerSettings(pending_timeout_s=10, pending_timeout_by_group_s=by_group, agent_lost_after_s=1e9)
+    cluster = await FakeCluster(FakeAgent("a1"), settings=Settings(manager=limits)).start()
+    yield cluster
+    await cluster.kill()
+
+
+async def test_how_long_one_waits_is_said_by_the_session_or_else_its_group(impatient: FakeCluster) -> None:
+    own = (await impatient.submit(pending_timeout_s=5)).session
+    of_group = (await impatient.submit()).session
+    await impatient.pass_time(6)
+    ended = await impatient.get(own.id)
+    assert (ended.status, ended.reason) == (Status.CANCELLED, Reason.PENDING_TIMEOUT)
+    assert "longer than 5 s" in ended.message
+    await impatient.pass_time(6)
+    assert (await impatient.get(of_group.id)).status is Status.PENDING
+    await impatient.pass_time(9)
+    assert (await impatient.get(of_group.id)).status is Status.CANCELLED
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_waiting_for_others_is_not_waiting_for_a_place(impatient: FakeCluster, restart: bool) -> None:
+    """1. It waits for another for a minute. 2. That one ends. 3. Only now its 20 s begin."""
+    first = await impatient.running("first")
+    second = (await impatient.submit("second", depends_on=(first.id,))).session
+    await impatient.pass_time(60)
+    assert (await impatient.get(second.id)).status is Status.PENDING
+    await impatient.terminate(first)
+    agent = agent_of(impatient, first)
+    await impatient.tell(agent, [agent.end(first.main.id)])
+    if restart:
+        await impatient.restart()
+    await impatient.pass_time(15)
+    assert (await impatient.get(second.id)).status is Status.PENDING
+    await impatient.pass_time(6)
+    assert (await impatient.get(second.id)).reason is Reason.PENDING_TIMEOUT
 
 
 async def test_while_the_store_is_away_sessions_go_on_and_nothing_is_lost(cluster: FakeCluster) -> None:

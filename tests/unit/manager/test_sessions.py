@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
@@ -219,6 +220,23 @@ async def test_a_dependency_graph(cluster: FakeCluster) -> None:
     assert graph["session_name"] == "three"
     assert [below["session_name"] for below in graph["depends_on"]] == ["one", "two"]
     assert graph["depends_on"][1]["depends_on"][0]["session_id"] == one.id
+
+
+async def test_a_deep_and_wide_dependency_graph_ends(cluster: FakeCluster) -> None:
+    """Each session depends on the two before it: unfolded in full, the tree would never end."""
+    before: list[SessionId] = []
+    for number in range(150):
+        before.append((await cluster.submit(f"s{number}", depends_on=tuple(before[-2:]))).session.id)
+    graph = await cluster.manager.dependency_graph(OWNER, "s149")
+    nodes, depth, level = 0, 0, [graph]
+    while level:
+        nodes, depth = nodes + len(level), depth + 1
+        level = [child for node in level for child in node["depends_on"]]
+    assert nodes < 1000
+    assert depth == 65
+    assert graph["is_complete"]
+    assert any(not node["is_complete"] for node in graph["depends_on"][1]["depends_on"])
+    json.dumps(graph)
 
 
 async def test_credentials_are_made_once(cluster: FakeCluster) -> None:

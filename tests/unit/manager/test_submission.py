@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from actors.contracts import SubmitRequest
 from actors.testing import GROUP, OWNER, FakeAgent, FakeCluster
 from backendai_ray.core.errors import (
     IdempotencyMismatch,
@@ -15,7 +18,7 @@ from backendai_ray.core.errors import (
     StoreUnavailable,
 )
 from backendai_ray.core.ids import AccessKey, AgentId, ResourceGroupName, SessionId
-from backendai_ray.core.sessions import ClusterMode, Reason, SessionType, Status
+from backendai_ray.core.sessions import ClusterMode, DependencyFailure, Reason, SessionType, Status
 from backendai_ray.core.slots import CPU, MEM, ResourceSlots
 
 
@@ -174,6 +177,41 @@ async def test_a_failed_dependency_cancels_what_waits_for_it(cluster: FakeCluste
         ended = await cluster.get(session.id)
         assert (ended.status, ended.reason) == (Status.CANCELLED, Reason.DEPENDENCY_FAILED)
     assert "it depends on first" in (await cluster.get(second.id)).message
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_who_starts_anyway_starts_when_its_dependency_has_failed(cluster: FakeCluster, restart: bool) -> None:
+    first = await cluster.running("first", type=SessionType.BATCH, startup_command="false")
+    anyway: dict[str, Any] = {"depends_on": (first.id,), "dependency_failure": DependencyFailure.START_ANYWAY}
+    second = (await cluster.submit("second", **anyway)).session
+    assert not (await cluster.schedule()).placed
+    agent = cluster.agents[first.main.agent_id or AgentId("")]
+    await cluster.tell(agent, [agent.end(first.main.id, startup_exit_code=1)])
+    if restart:
+        await cluster.restart()
+    assert (await cluster.schedule()).placed == (second.id,)
+    late = (await cluster.submit("late", **anyway)).session
+    assert (await cluster.schedule()).placed == (late.id,), "it had failed before the session was submitted"
+
+
+async def test_a_session_cannot_depend_on_itself(cluster: FakeCluster) -> None:
+    """Nor can sessions depend on each other: what one depends on is there before it, and never changes."""
+    own = SessionId("00000000-0000-4000-8000-000000000001")
+    for me in (own, SessionId("me")):
+        with pytest.raises(InvalidParameter, match="dependencies: you have no session"):
+            await cluster.submit("me", id=own, depends_on=(me,))
+    assert not cluster.store.records
+
+
+async def test_a_span_of_time_is_the_same_request_a_moment_later(cluster: FakeCluster) -> None:
+    """A client that repeats a call with ``starts_at=2h`` means the same session."""
+    spec = cluster.spec("later", starts_at=cluster.clock.now + 7200)
+    request = SubmitRequest(spec=spec, idempotency_key="k", starts_at_as_given="2h")
+    first = await cluster.manager.submit(request)
+    other = replace(request.spec, id=SessionId("other"), starts_at=cluster.clock.now + 7201)
+    assert (await cluster.manager.submit(replace(request, spec=other))).session.id == first.session.id
+    with pytest.raises(IdempotencyMismatch):
+        await cluster.manager.submit(replace(request, spec=other, starts_at_as_given="3h"))
 
 
 async def test_a_long_chain_of_dependents_is_cancelled(cluster: FakeCluster) -> None:

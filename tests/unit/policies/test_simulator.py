@@ -215,8 +215,8 @@ def test_what_is_wrong_with_a_trace_is_named(rows: list[str], words: str) -> Non
     [
         (["a,b\n"], r"f, line 1: the header is not that of a node list"),
         ([OPENB_NODES[0]], r"f: has no node"),
-        ([OPENB_NODES[0], OPENB_NODES[1], OPENB_NODES[1]], r"f: name: node a is there twice"),
-        ([OPENB_NODES[0], "a,1,1,99999,\n"], r"f, line 2: cuda.shares: 99999 in one node"),
+        ([OPENB_NODES[0], OPENB_NODES[1], OPENB_NODES[1]], r"f, line 3: sn: node a is there twice"),
+        ([OPENB_NODES[0], "a,1,1,99999,\n"], r"f, line 2: gpu: 99999 GPUs in one node"),
         (['{"name": "n"}'], r"f, line 1: slots: is missing"),
         (['{"name": "n", "count": 1e9, "slots": {"cpu": 1}}'], r"f, line 1: count: at most"),
         (['{"name": "n", "slots": {"cpu": "x"}}'], r"f, line 1: slots: slots.cpu"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from docker.api.client import APIClient
-from docker.types import LogConfig, Mount, Ulimit
+from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 
 from actors.agent.backends.base import Found, Launch, Life
 from actors.agent.backends.environ import (
@@ -18,6 +18,7 @@ from actors.agent.backends.environ import (
     runner_command,
     with_bootstrap,
 )
+from backendai_ray.core.device_plugins import DeviceRequest as GrantedRequest
 from backendai_ray.core.ids import KernelId
 
 LABEL = "backendai-ray."
@@ -136,6 +137,8 @@ def _host_config(
         options["mem_limit"] = options["memswap_limit"] = grant.memory_bytes
     if grant.device_paths:
         options["devices"] = [f"{path}:{path}:rw" for path in grant.device_paths]
+    if grant.device_requests:
+        options["device_requests"] = [_device_request(request) for request in grant.device_requests]
     if network:
         options["network_mode"] = network
     return dict(
@@ -154,6 +157,11 @@ def _host_config(
     )
 
 
+def _device_request(request: GrantedRequest) -> DeviceRequest:
+    capabilities = [list(request.capabilities)] if request.capabilities else []
+    return DeviceRequest(driver=request.driver, device_ids=list(request.device_ids), capabilities=capabilities)
+
+
 def _mounts(launch: Launch, runner_dir: Path | None) -> list[Mount]:
     mounts = [
         Mount(WORK_DIR, str(launch.folders.work), type="bind"),
@@ -163,4 +171,6 @@ def _mounts(launch: Launch, runner_dir: Path | None) -> list[Mount]:
         mounts.append(Mount(RUNNER_DIR, str(runner_dir), type="bind", read_only=True))
         if launch.image.pyzmq_dir is not None:
             mounts.append(Mount(PYZMQ_DIR, str(launch.image.pyzmq_dir), type="bind", read_only=True))
+    granted = launch.grant.mounts
+    mounts += [Mount(one.target, one.source, type="bind", read_only=one.read_only) for one in granted]
     return mounts

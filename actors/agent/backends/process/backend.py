@@ -142,6 +142,8 @@ class ProcessBackend(ComputeBackend):
             uid=launch.uid,
             shmem_bytes=spec.shmem_bytes,
             tmp_bytes=grant.memory_bytes or 2**30,
+            devices=(*grant.device_paths, *(path for one in grant.device_requests for path in one.device_paths)),
+            mounts=grant.mounts,
         )
         run_dir = RUN_DIR if is_sandboxed else str(launch.folders.run)
         workdir = WORK_DIR if is_sandboxed else str(launch.folders.work)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from actors.agent.backends.box.cgroups import usable_controllers
 from actors.agent.backends.environ import RUN_DIR, RUNNER_DIR, WORK_DIR
+from backendai_ray.core.device_plugins import GrantMount
 
 PROBE_TIMEOUT_S = 20
 PROBE_UID = 1_500_000_000
@@ -51,6 +52,9 @@ class Sandbox:
     uid: int
     shmem_bytes: int
     tmp_bytes: int
+    devices: tuple[str, ...] = ()
+    """Device files to be seen, beside those that everybody has."""
+    mounts: tuple[GrantMount, ...] = ()
 
 
 def interpreter_prefixes() -> list[str]:
@@ -83,6 +87,10 @@ def sandbox_command(abilities: Abilities, sandbox: Sandbox, command: Sequence[st
     for inside, path in sandbox.files.items():
         words += ["--ro-bind", str(path), inside]
     words += ["--bind", str(sandbox.run), RUN_DIR, "--bind", str(sandbox.work), WORK_DIR]
+    for device in sandbox.devices:
+        words += ["--dev-bind-try", device, device]
+    for mount in sandbox.mounts:
+        words += ["--ro-bind" if mount.read_only else "--bind", mount.source, mount.target]
     if as_user:
         words += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     elif os.geteuid() != 0:

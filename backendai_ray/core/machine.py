@@ -1,0 +1,87 @@
+"""How a node is built beside the devices it gives out: NUMA nodes and network cards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from .devices import Device
+from .links import NVLINK, PCIE, way_score
+from .topology import natural_key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NumaNode:
+    """Cores and the memory next to them."""
+
+    id: int
+    socket: str = ""
+    """The CPU socket, as the machine numbers it; empty where it does not say."""
+    cpus: tuple[int, ...] = ()
+    memory_bytes: int = 0
+    distances: tuple[int, ...] = ()
+    """To each NUMA node, itself included; 10 is as near as can be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nic:
+    """One network card."""
+
+    name: str
+    """Of the RDMA device where it is one (``mlx5_0``), else of the interface (``eth0``)."""
+    kind: str = "ethernet"
+    """``ethernet``, ``infiniband``, or ``roce`` (RDMA over Ethernet)."""
+    interface: str = ""
+    """The network interface, where it has one."""
+    numa_node: int | None = None
+    pcie: str = ""
+    """The way from the host bridge, as :mod:`.links` writes it for devices."""
+    speed_mbps: int = 0
+    """0 where it is not known."""
+    is_up: bool = True
+
+    @property
+    def is_rdma(self) -> bool:
+        """Return whether programs can use it by RDMA."""
+        return self.kind != "ethernet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What a node is, as far as the system tells."""
+
+    numa_nodes: tuple[NumaNode, ...] = ()
+    nics: tuple[Nic, ...] = ()
+
+
+def near_nics(devices: Iterable[Device], nics: Sequence[Nic]) -> tuple[Nic, ...]:
+    """Return the network cards nearest to some devices: for each device those with the best link to it.
+
+    Cards that are down do not count, and where any card has RDMA the others do not. Devices that say nothing of their
+    links have no near cards.
+    """
+    up = [nic for nic in nics if nic.is_up]
+    candidates = [nic for nic in up if nic.is_rdma] or up
+    near: set[Nic] = set()
+    for device in devices:
+        if device.attributes.get(PCIE) or device.attributes.get(NVLINK):
+            scores = {nic: _score(device, nic) for nic in candidates}
+            near.update(nic for nic, score in scores.items() if score == max(scores.values()))
+    return tuple(sorted(near, key=lambda nic: natural_key(nic.name)))
+
+
+def near_nic_environ(near: Sequence[Nic]) -> Mapping[str, str]:
+    """Return the variables that tell a program of the near cards.
+
+    ``BACKENDAI_NEAR_NICS`` names them; ``NCCL_IB_HCA`` makes NCCL use the RDMA ones (the ``=`` means: exactly these).
+    """
+    if not near:
+        return {}
+    rdma = ",".join(nic.name for nic in near if nic.is_rdma)
+    told = {"BACKENDAI_NEAR_NICS": ",".join(nic.name for nic in near)}
+    return {**told, "NCCL_IB_HCA": f"={rdma}"} if rdma else told
+
+
+def _score(device: Device, nic: Nic) -> int:
+    is_same_node = device.numa_node is not None and device.numa_node == nic.numa_node
+    return way_score(device.attributes.get(PCIE, ""), nic.pcie, same_socket=is_same_node)
