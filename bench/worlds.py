@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
 
 from backendai_ray.core.devices import Device
@@ -32,6 +33,11 @@ def nodes(count: int) -> list[Node]:
     """Return empty nodes."""
     have = devices()
     return [Node(agent_id=AgentId(f"node-{i:05}"), architecture=ARCHITECTURE, devices=have) for i in range(count)]
+
+
+def a_whole_node() -> ResourceSlots:
+    """Return a request for all GPUs and cores of a node."""
+    return ResourceSlots([(CPU, CORES * UNITS_PER_COUNT), (MEM, GIB), (GPU, GPUS * UNITS_PER_COUNT)])
 
 
 def requests(seed: int) -> Iterator[ResourceSlots]:
@@ -70,3 +76,8 @@ def waiting(count: int, seed: int, *, time_limit_s: float | None = None) -> list
         )
         for number, slots in zip(range(count), requests(seed), strict=False)
     ]
+
+
+def asking_for(session: PendingSession, slots: ResourceSlots) -> PendingSession:
+    """Return a session that asks for something else."""
+    return replace(session, slots=slots)

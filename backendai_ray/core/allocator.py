@@ -239,7 +239,8 @@ class DeviceMap:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, DeviceMap):
             return NotImplemented
-        return self._layout == other._layout and self._used == other._used and self._held == other._held
+        same = self._layout == other._layout and self._used == other._used and self._held == other._held
+        return same and self._free == other._free and self._rooms == other._rooms
 
     __hash__ = None  # type: ignore[assignment]  # it changes
 

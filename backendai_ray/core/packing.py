@@ -7,6 +7,7 @@ units the best device is short. The caller has checked that the total suffices.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from .device_sets import NO_NUMA, SetScorer
 from .slots import UNITS_PER_COUNT, ResourceSlots, SlotKind, SlotName
@@ -15,16 +16,14 @@ from .topology import Layout, SlotLayout
 Piece = tuple[int, int]
 
 
+@dataclass(slots=True)
 class NumaRoom:
     """What is free of one slot on each NUMA node: kept up to date, so that a request need not look at every device."""
 
-    __slots__ = ("free", "idle")
-
-    def __init__(self, free: dict[int, int], idle: dict[int, int]) -> None:
-        self.free = free
-        """Free units by NUMA node, :data:`NO_NUMA` included; a device that is overfull counts as full."""
-        self.idle = idle
-        """Devices of which nothing is used."""
+    free: dict[int, int]
+    """Free units by NUMA node, :data:`NO_NUMA` included; a device that is overfull counts as full."""
+    idle: dict[int, int]
+    """Devices of which nothing is used."""
 
     @classmethod
     def of(cls, layout: SlotLayout) -> NumaRoom:
