@@ -143,6 +143,13 @@ class AgentSettings(_Section):
     heartbeat_interval_s: float = Field(2, gt=0, description="How often an agent says that it is there.")
     runner_start_timeout_s: float = Field(30, gt=0, description="From container start to the runner's first answer.")
     create_concurrency: int = Field(8, ge=1, le=64, description="Kernels made at the same time on a node.")
+    warm_pool: int = Field(
+        2,
+        ge=0,
+        le=64,
+        description="Containers started ahead on the node, of the images asked for most of late, so that a session "
+        "starts at once; 0: none. Docker only.",
+    )
     devices: DeviceSettings = Field(default_factory=DeviceSettings, description="What device plug-ins are told.")
 
 
