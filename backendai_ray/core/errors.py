@@ -250,6 +250,11 @@ class KernelUnreachable(Unavailable):
     title = "The session's runner does not answer."
 
 
+class PolicyStuck(Unavailable):
+    code = "policy-stuck"
+    title = "A scheduling policy hangs where it cannot be stopped; its actor is replaced."
+
+
 class StoreUnavailable(Unavailable):
     code = "store-unavailable"
     title = "The store is not reachable now; nothing was changed."
