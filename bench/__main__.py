@@ -21,6 +21,7 @@ BENCHES = {
     "kueue": "the 15,000 workloads of Kueue's own performance test, in real time",
     "throughput": "passes over 10,000 nodes, decisions with their commit per second, from a release to the next start",
     "philly": "waiting, completion, slowdown and fairness of policies on a trace of the Philly format, in virtual time",
+    "faults": "the control plane on virtual time while everything fails, by seeds; a seed that fails can be run again",
     "idle": "memory and CPU of an idle cluster, against Ray alone with as many empty actors",
 }
 

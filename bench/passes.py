@@ -105,7 +105,7 @@ class PassBench:
             allocations = _all_but_one_gpu()
             for number, node in enumerate(nodes):
                 changes += [
-                    KernelHeld(_running(f"{number:05}-{i}", node.agent_id, allocation, 100.0 + (count - number) + i))
+                    KernelHeld(_running(f"{number:05}-{i}", node.agent_id, allocation, 100.0 + (number * 7 + i) % 3000))
                     for i, allocation in enumerate(allocations)
                 ]
         self._upto = len(changes)

@@ -33,6 +33,7 @@
     │   ├── RequestLost             503  (at the client: the connection broke on the way)
     │   ├── AgentUnavailable        503
     │   ├── KernelUnreachable       503
+    │   ├── PolicyStuck             503
     │   ├── StoreUnavailable        503
     │   ├── BusUnavailable          503
     │   └── EngineUnavailable       503
