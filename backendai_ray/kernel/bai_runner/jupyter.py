@@ -21,7 +21,7 @@ POLL_S = 0.1
 SAME_MOMENT_S = 0.02
 LAST_OUTPUT_S = 1.0
 """Output may come this long after the reply."""
-COMPLETION_TIMEOUT_S = 3.0
+COMPLETION_TIMEOUT_S = 8.0
 MAX_MATCHES = 500
 INTERRUPTED_EXIT_CODE = 130
 NO_KERNEL_EXIT_CODE = 127
@@ -53,6 +53,7 @@ class JupyterRuntime:
         self._kernel: Kernel | None = None
         self._transport = "ipc"
         self._interrupts = 0
+        self._is_busy = False
         try:
             self._kernel = self._start()
         except (KernelFailed, OSError):
@@ -61,30 +62,25 @@ class JupyterRuntime:
     def execute(self, run: Run) -> int:
         """Run one cell; returns 0, 1 after an error, 130 after an interrupt, 128+n if a signal ended the kernel."""
         self._interrupts = 0
+        self._is_busy = True
         run.interrupt = self._interrupt
         try:
             if self._runner.sink.interrupted:
                 return INTERRUPTED_EXIT_CODE
-            exit_code = None
-            for _ in range(2):  # once more, where the kernel was dying already and has not begun with the cell
-                kernel = self._ready_kernel()
-                if kernel is None:
-                    return INTERRUPTED_EXIT_CODE
-                exit_code = self._run_cell(kernel, run)
-                if exit_code is not None:
-                    break
-            return 1 if exit_code is None else exit_code
+            kernel = self._ready_kernel()
+            return INTERRUPTED_EXIT_CODE if kernel is None else self._run_cell(kernel, run)
         except KernelFailed as failure:
             self._discard()
             self._runner.sink.write(STDERR, "%s\n" % failure)
             return failure.exit_code
         finally:
             run.interrupt = None
+            self._is_busy = False
 
     def complete(self, code: str) -> list[str]:
         """Return what the name at the end of *code* may become; nothing while the kernel is busy. Any thread."""
         kernel = self._kernel
-        if kernel is None or kernel.exit_code() is not None:
+        if kernel is None or self._is_busy or kernel.exit_code() is not None:
             return []
         answer = kernel.ask("complete_request", {"code": code, "cursor_pos": len(code)}, COMPLETION_TIMEOUT_S)
         found, start = answer.get("matches") or [], answer.get("cursor_start", len(code))
@@ -167,16 +163,13 @@ class JupyterRuntime:
 
     # -- one cell ---------------------------------------------------------------------------------------------
 
-    def _run_cell(self, kernel: Kernel, run: Run) -> int | None:
-        """Return the exit code; None if the kernel has ended without having begun."""
+    def _run_cell(self, kernel: Kernel, run: Run) -> int:
         content = {"code": run.code, "silent": False, "store_history": True, "user_expressions": {}}
         content.update(allow_stdin=True, stop_on_error=True)
         cell = _Cell(kernel.send(SHELL, "execute_request", content))
         while not cell.has_ended():
             if not self._take_in(kernel, cell, POLL_S) and kernel.exit_code() is not None:
-                if not cell.has_begun:
-                    return None
-                break
+                break  # never sent again: nobody can tell how far it came
             if cell.question is not None:
                 question, cell.question = cell.question, None
                 self._answer_input(kernel, cell, question)
@@ -247,14 +240,12 @@ class _Cell:
         self._id = message_id
         self._is_idle = False
         self._replied_at = 0.0
-        self.has_begun = False
         self.reply: dict[str, Any] = {}
         self.question: dict[str, Any] | None = None
 
     def take(self, channel: str, message: dict[str, Any]) -> bool:
         """Take note of a message; False if it is output to be shown."""
         kind, is_ours = message["header"].get("msg_type"), message["parent"].get("msg_id") == self._id
-        self.has_begun |= is_ours
         if channel == SHELL and is_ours:
             self.reply, self._replied_at = message["content"], monotonic()
         elif channel == STDIN and kind == "input_request":

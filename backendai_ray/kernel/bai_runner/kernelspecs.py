@@ -79,7 +79,7 @@ def _read(folder: str) -> dict[str, Any] | None:
 
 def one_line(text: str) -> str:
     """Make a text fit for a table of lines and tabs."""
-    return " ".join(text.split())[:100]
+    return " ".join(text.split())[:100].encode("ascii", "backslashreplace").decode()
 
 
 if __name__ == "__main__":

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
 from actors.agent.runner_link import RunnerLink
 from backendai_ray.core.execution import ExecMode
+from tests.support.waiting import wait_until
 
 from .conftest import Kernel, KernelFactory, attach, run, until_output
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n not much of a picture").decode()
+
+TCP_ONLY = """
+import json, sys
+connection = json.load(open(sys.argv[1]))
+if connection['transport'] == 'ipc':
+    sys.exit(0)
+from ipykernel.kernelapp import launch_new_instance
+launch_new_instance(['-f', sys.argv[1]])
+"""
 
 
 @pytest.fixture
@@ -21,7 +34,7 @@ def kernel(start_kernel: KernelFactory) -> Kernel:
     return start_kernel(runtime="python3")
 
 
-async def test_cells_share_their_state_and_show_rich_output(link: RunnerLink) -> None:
+async def test_state_rich_output_completion_input_and_interrupts(link: RunnerLink) -> None:
     story = await run(link, "import sys\nx = 20\nprint('out')\nprint('err', file=sys.stderr)\nx + 1")
     assert (story.text(), story.text("stderr"), story.exit_code) == ("out\n21\n", "err\n", 0)
     code = f"""
@@ -48,8 +61,6 @@ HTML('<table>' + str(x) + '</table>')"""
     assert "from a child\n" in story.text()
     assert story.text().endswith("name? hi Ada\n")
 
-
-async def test_an_interrupt_keeps_the_state(link: RunnerLink) -> None:
     await run(link, "x = 'kept'")
     for code in ("print('on', flush=True)\nimport time\ntime.sleep(60)", "print('on', flush=True)\ninput()"):
         run_id = f"target-{len(code)}"
@@ -70,9 +81,43 @@ async def test_a_dead_kernel_is_told_and_starts_again(link: RunnerLink) -> None:
     story = await run(link, "import os\nprint(os.getpid())\nx")
     assert "NameError" in story.text("stderr")
     os.kill(int(story.text()), signal.SIGKILL)  # while nothing runs
+    state = Path(f"/proc/{story.text().strip()}/stat")
+    await asyncio.to_thread(wait_until, lambda: not state.exists() or ") Z " in state.read_text())
     story = await run(link, "2 + 2")
     assert story.text() == "4\n"
     assert "had ended (signal 9); it was started again" in story.text("stderr")
+
+
+def add_kernelspec(folder: Path, name: str, script: str) -> None:
+    """A kernel whose program is a piece of Python; it gets the connection file as argument."""
+    spec = {
+        "argv": ["python3", "-c", script, "{connection_file}"],
+        "interrupt_mode": "message",
+        "env": {"A": "${HOME}!"},
+    }
+    (folder / "kernels" / name).mkdir(parents=True)
+    (folder / "kernels" / name / "kernel.json").write_text(json.dumps(spec))
+
+
+async def test_a_kernel_without_unix_sockets_that_is_interrupted_by_message(
+    start_kernel: KernelFactory, tmp_path: Path
+) -> None:
+    add_kernelspec(tmp_path, "tcp-only", TCP_ONLY)
+    link = await start_kernel(runtime="tcp-only", JUPYTER_PATH=str(tmp_path), HOME="/home").link()
+    assert (await run(link, "import os; print(os.environ['A'], end='')")).text() == "/home!"
+    await link.execute("target", ExecMode.QUERY, "print('on', flush=True)\nimport time\ntime.sleep(60)")
+    await until_output(link, "target", "on")
+    assert await link.interrupt("target")
+    assert (await attach(link, "target")).exit_code == 130
+
+
+async def test_a_kernel_that_cannot_start_says_why(start_kernel: KernelFactory, tmp_path: Path) -> None:
+    add_kernelspec(tmp_path, "broken", "import sys; sys.exit('no licence')")
+    link = await start_kernel(runtime="broken", JUPYTER_PATH=str(tmp_path)).link()
+    story = await run(link, "1")
+    assert story.exit_code == 1
+    assert "no licence" in story.text("stderr")
+    assert "the kernel of the runtime 'broken' does not start: exit code 1" in story.text("stderr")
 
 
 async def test_an_unknown_runtime_names_those_there_are(start_kernel: KernelFactory) -> None:
