@@ -20,6 +20,7 @@ from backendai_ray.core.quotas import Limits, Scope, Use
 from backendai_ray.core.reports import KernelFact
 from backendai_ray.core.runtimes import Runtime
 from backendai_ray.core.scheduling import Applied, Changes, PendingSession, Plan
+from backendai_ray.core.scheduling_history import SchedulingEntry
 from backendai_ray.core.sessions import KernelSpec, Reason, Session, SessionSpec, Status
 
 
@@ -326,6 +327,7 @@ class ManagerContract(Protocol):
     async def restart(self, access_key: AccessKey, name_or_id: str, *, request_id: str) -> Session: ...
     async def rename(self, access_key: AccessKey, name_or_id: str, name: str, *, request_id: str) -> Session: ...
     async def history(self, session_id: SessionId) -> Sequence[StatusChange]: ...
+    async def scheduling_history(self, session_id: SessionId) -> Sequence[SchedulingEntry]: ...
     async def logs(self, access_key: AccessKey, name_or_id: str, kernel_id: KernelId | None) -> bytes: ...
     async def dependency_graph(self, access_key: AccessKey, name_or_id: str) -> Mapping[str, Any]: ...
     async def agents(self) -> Sequence[AgentView]: ...
@@ -377,6 +379,10 @@ class SokovanContract(Protocol):
         """Return what would become of a session if it were submitted now."""
         ...
 
+    async def stats(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return by resource group what became of its passes, and the policy's ``warning``."""
+        ...
+
 
 class PolicyHostContract(Protocol):
     """What the policy actor of one resource group offers; it holds the snapshot warm and decides on it."""
@@ -391,8 +397,10 @@ class PolicyHostContract(Protocol):
         """Return ``(incarnation, upto)`` of the snapshot held."""
         ...
 
-    async def configure(self, policy: str, selection: str, options: Mapping[str, Any]) -> None:
-        """Switch the policy without losing the queue."""
+    async def configure(
+        self, policy: str, selection: str, options: Mapping[str, Any], *, standing_in: str = ""
+    ) -> None:
+        """Switch the policy without losing the queue; ``standing_in``: why it decides in place of another."""
         ...
 
 

@@ -21,6 +21,7 @@ from .journal import Journal, all_of
 from .nodes import Node
 from .orders import Orders
 from .ports import Clock, ManagerStore
+from .quota_desk import QuotaDesk
 from .reconcile import Reconciler
 from .views import holds_devices
 from .waker import Waker
@@ -32,7 +33,7 @@ RECONCILE_EVERY_S = 60.0
 """A node that gives no cause for doubt is still asked this often."""
 
 FORGET_EVERY_S = 600.0
-"""How often expired idempotency keys are deleted."""
+"""How often what has expired is deleted."""
 
 LONGEST_NAP_S = 1.0
 
@@ -48,6 +49,7 @@ class Minder:
         store: ManagerStore,
         orders: Orders,
         reconciler: Reconciler,
+        quota_desk: QuotaDesk,
         waker: Waker,
         clock: Clock,
     ) -> None:
@@ -57,6 +59,7 @@ class Minder:
         self._store = store
         self._orders = orders
         self._reconciler = reconciler
+        self._quota_desk = quota_desk
         self._waker = waker
         self._clock = clock
         self._next_sweep = 0.0
@@ -201,6 +204,7 @@ class Minder:
         """Repair what messages were lost over; each part fails alone."""
         for part in (
             self._journal.settle_unsure,
+            self._quota_desk.settle_unsure,
             self._journal.cancel_doomed,
             self.save_nodes,
             lambda: self._ask_doubtful(now),
@@ -235,6 +239,7 @@ class Minder:
         if now >= self._next_forget:
             self._next_forget = now + FORGET_EVERY_S
             await self._store.sweep_idempotency(now)
+            await self._store.sweep_scheduling(now - self._settings.scheduling_history_keep_s)
 
 
 def agents_of(session: Session) -> list[AgentId]:

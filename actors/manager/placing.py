@@ -14,6 +14,7 @@ from backendai_ray.core.scheduling import Applied, Placement, Plan, Rejection
 from backendai_ray.core.sessions import Session, Status
 from backendai_ray.store import Batch
 
+from .chronicle import Chronicle
 from .journal import Journal
 from .orders import Orders
 from .ports import Clock
@@ -29,6 +30,7 @@ class _Accepted:
 
     moves: list[tuple[Session, Session, tuple[Effect, ...]]] = field(default_factory=list)
     changes: list[StatusChange] = field(default_factory=list)
+    sessions: set[SessionId] = field(default_factory=set)
 
     def batch(self) -> Batch:
         return Batch(sessions=tuple(after for _, after, _ in self.moves), changes=tuple(self.changes))
@@ -40,10 +42,11 @@ class _Accepted:
 class Placing:
     """Applies plans. A gang is placed whole or not at all; a rejected line costs only itself."""
 
-    def __init__(self, world: World, journal: Journal, orders: Orders, clock: Clock) -> None:
+    def __init__(self, world: World, journal: Journal, orders: Orders, chronicle: Chronicle, clock: Clock) -> None:
         self._world = world
         self._journal = journal
         self._orders = orders
+        self._chronicle = chronicle
         self._clock = clock
         self._preempting = Preempting(world, journal, orders, clock)
 
@@ -59,6 +62,7 @@ class Placing:
         for refusal in plan.refusals:
             if refusal.session_id in self._world.book.live:
                 self._world.notes[refusal.session_id] = refusal.message
+        self._chronicle.refused(plan.refusals, pass_id)
         rejected: list[Rejection] = []
         async with self._journal.exclusively(placement.session_id for placement in plan.placements):
             accepted = _Accepted()
@@ -68,6 +72,7 @@ class Placing:
                     log.info("placement.rejected", session_id=placement.session_id, why=why, cause=pass_id)
                     rejected.append(Rejection(placement.session_id, why))
             placed = await self._commit(accepted)
+        self._chronicle.rejected(rejected, pass_id)
         preempted: list[SessionId] = []
         if not rejected:  # else there is more room than the plan knew of, and the next one may need no victim
             preempted, rejected = await self._preempting.carry_out(group, plan, pass_id)
@@ -81,7 +86,7 @@ class Placing:
     def _accept(self, group: ResourceGroupName, placement: Placement, pass_id: str, accepted: _Accepted) -> str:
         """Hold devices for a line and add it to the commit; returns the sentence that says why not."""
         session = self._world.book.live.get(placement.session_id)
-        if session is None or any(before.id == session.id for before, _, _ in accepted.moves):
+        if session is None or session.id in accepted.sessions:
             return "the session does not wait any more"
         why = self._objection(group, session, placement) or self._world.ledger.hold_all(placement.kernels)
         if why:
@@ -89,6 +94,7 @@ class Placing:
         self._world.allowances.hold(session, (kernel.kernel_id for kernel in placement.kernels))
         where = {kernel.kernel_id: (kernel.agent_id, kernel.allocation) for kernel in placement.kernels}
         outcome = step(session, Placed(cause=pass_id, now=self._clock(), where=where))
+        accepted.sessions.add(session.id)
         accepted.moves.append((session, outcome.session, outcome.effects))
         accepted.changes.extend(outcome.changes)
         return ""

@@ -147,7 +147,7 @@ class StartEstimate(_Record):
     not_before: Moment = None
     """Where it is not known: how far was looked ahead in vain."""
     basis: Text = "unknown"
-    """``now``, ``start-time``, ``time-limits`` or ``unknown``."""
+    """``now``, ``sessions-are-ending``, ``start-time``, ``time-limits``, ``predicted`` or ``unknown``."""
     message: Text = ""
 
 
@@ -195,6 +195,20 @@ class Explanation(_Record):
         return bool(self.placement)
 
 
+class SchedulingEntry(_Record):
+    """What the scheduler told a session from a moment on, until the next entry or the next status."""
+
+    number: int = 0
+    """From 1; only the last entries are kept."""
+    verdict: Text = ""
+    """``refused`` by the policy, or placed by it and ``rejected`` by the Manager, because the world had moved on."""
+    code: Text = ""
+    message: Text = ""
+    at: Moment = None
+    cause: Text = ""
+    """The scheduling pass."""
+
+
 class DependencyNode(_Record):
     """A session and, nested, the sessions that it depends on."""
 
@@ -230,6 +244,20 @@ class RuntimeInfo(_Record):
     language: Text = ""
     title: Text = ""
     is_default: bool = Field(False, validation_alias=_named("is_default", "isDefault"))
+
+
+class GroupInfo(_Record):
+    """A resource group and how it is scheduled."""
+
+    name: Text = ""
+    policy: Text = ""
+    selection: Text = ""
+    options: dict[str, Any] = Field(default_factory=dict)
+    waiting: int = 0
+    """Sessions that the last pass could not place."""
+    warning: Text = ""
+    """What is wrong with its scheduling: the policy failed and ``fifo`` decides, or passes fail; empty when all is
+    well."""
 
 
 class QuotaInfo(_Record):

@@ -167,6 +167,7 @@ class Session(_Face[AsyncSession]):
     logs = _plain(AsyncSession.logs)
     history = _plain(AsyncSession.history)
     explain = _plain(AsyncSession.explain)
+    scheduling_history = _plain(AsyncSession.scheduling_history)
     dependency_graph = _plain(AsyncSession.dependency_graph)
     events = _iterating(AsyncSession.events)
     wait = _plain(AsyncSession.wait)
@@ -219,6 +220,7 @@ class Client(_Face[AsyncClient]):
 
     agents = _plain(AsyncClient.agents)
     events = _iterating(AsyncClient.events)
+    groups = _plain(AsyncClient.groups)
     hello = _plain(AsyncClient.hello)
     quotas = _plain(AsyncClient.quotas)
     runtimes = _plain(AsyncClient.runtimes)

@@ -59,6 +59,7 @@ from backendai_ray.core.lifecycle import StatusChange
 from backendai_ray.core.quotas import Limits, Scope, Use, scopes_of
 from backendai_ray.core.runtimes import BUILT_IN, Runtime
 from backendai_ray.core.scheduling import KernelPlacement, NodeRefusal, PendingSession, Placement, Refusal, RefusalCode
+from backendai_ray.core.scheduling_history import SchedulingEntry, Verdict
 from backendai_ray.core.sessions import Kernel, Reason, Session, SessionResult, SessionType, Status
 from backendai_ray.core.slots import ResourceSlots
 
@@ -278,6 +279,12 @@ class FakeManager:
     async def history(self, session_id: SessionId) -> Sequence[StatusChange]:
         return [change for change in self._cluster.events.changes if change.session_id == session_id]
 
+    async def scheduling_history(self, session_id: SessionId) -> Sequence[SchedulingEntry]:
+        refused = SchedulingEntry(
+            session_id=session_id, number=1, verdict=Verdict.REFUSED, code="not-enough", message="no", at=1.0, cause="p"
+        )
+        return [refused]
+
     async def logs(self, access_key: AccessKey, name_or_id: str, kernel_id: KernelId | None) -> bytes:
         session = await self.session(access_key, name_or_id)
         return self._cluster.agent.log.get(session.id, b"nothing yet\n")
@@ -324,7 +331,7 @@ class FakeManager:
 
     async def groups(self) -> Mapping[ResourceGroupName, Mapping[str, Any]]:
         self.faults.on("manager.groups")
-        return {ResourceGroupName("default"): {"policy": "fifo"}}
+        return {ResourceGroupName("default"): {"policy": "fifo", "selection": "concentrated", "options": {}}}
 
 
 class FakeSokovan:
@@ -346,6 +353,9 @@ class FakeSokovan:
             estimate=StartEstimate(basis=StartBasis.TIME_LIMITS, at=1e9, message="at its time"),
             policy="fifo",
         )
+
+    async def stats(self) -> Mapping[str, Mapping[str, Any]]:
+        return {"default": {"waiting": 2, "warning": "policy custom failed; fifo decides in its place"}}
 
     async def rehearse(self, group: ResourceGroupName, session: PendingSession) -> Explanation:
         if session.slots.amount("cpu") > 1000:

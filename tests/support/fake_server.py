@@ -223,6 +223,9 @@ class FakeServer:
             case ("GET", "runtimes"):
                 named = {"name": "ir", "language": "R", "title": "R 4", "isDefault": True}
                 return httpx.Response(200, json={"image": request.url.params["image"], "items": [named]})
+            case ("GET", "scaling-groups"):
+                group = {"name": "default", "policy": "drf", "selection": "dispersed", "waiting": 2, "warning": "oh"}
+                return httpx.Response(200, json={"scaling_groups": [group]})
             case ("GET", "quotas"):
                 return httpx.Response(200, json={"items": list(self.quotas.values())})
             case ("PUT", "quotas", kind, *name):
@@ -285,6 +288,8 @@ class FakeServer:
                 return httpx.Response(200, json={"result": {}, "changes": session.history})
             case ("GET", "explain"):
                 return httpx.Response(200, json={**EXPLANATION, "sessionId": session.id, "status": session.status})
+            case ("GET", "scheduling-history"):
+                return httpx.Response(200, json={"items": [WAITED]})
             case ("GET", "dependency-graph"):
                 return httpx.Response(200, json=dependency_graph(session))
         raise NotFound(f"no route {method} {what}")
@@ -359,6 +364,14 @@ NODE = {
     "occupiedSlots": {"cpu": "0.5"},
     "schedulable": True,
     "message": "",
+}
+WAITED = {
+    "number": 1,
+    "verdict": "refused",
+    "code": "not-enough",
+    "message": "no node has room",
+    "at": "2026-01-02T03:04:05.678+00:00",
+    "cause": "p1",
 }
 EXPLANATION = {
     "reason": "not-enough",

@@ -22,6 +22,7 @@ from backendai_ray.core.errors import InvalidParameter
 from backendai_ray.core.ids import AgentId, KernelId, SessionId
 from backendai_ray.core.runtimes import PYTHON, Runtime, choose_runtime, offered_runtimes
 from backendai_ray.core.sessions import KernelSpec
+from backendai_ray.core.slots import ResourceSlots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,8 @@ class PreparedImage:
     """Its kernelspecs."""
     runtime_label: str = ""
     """Its label ``ai.backend.runtime-type``."""
+    minimum: ResourceSlots = field(default_factory=ResourceSlots)
+    """What a kernel of it needs at least, as its maker says; empty where he does not."""
 
     def runtimes(self) -> tuple[Runtime, ...]:
         """Return what can run cells in it."""
@@ -157,6 +160,14 @@ class ExecProcess(Protocol):
         ...
 
 
+Tell = Callable[[str], None]
+"""Takes a sentence, for people, about how far something is."""
+
+
+def nobody(_sentence: str) -> None:
+    """Nobody wants to know."""
+
+
 class ComputeBackend(ABC):
     """Starts, watches and ends kernels.
 
@@ -206,10 +217,11 @@ class ComputeBackend(ABC):
         """Return whether :meth:`prepare_image` will answer without work. Never blocks."""
 
     @abstractmethod
-    def prepare_image(self, reference: str, architecture: str) -> PreparedImage:
+    def prepare_image(self, reference: str, architecture: str, tell: Tell = nobody) -> PreparedImage:
         """Have an image ready: resolve aliases, pull or build what is missing, find out what it has.
 
-        May take long; calls for the same image at the same time share the work.
+        May take long; calls for the same image at the same time share the work. ``tell`` hears how far it is, about
+        once a second and from any thread.
 
         Raises:
             ImageNotFound: there is none, or none for this architecture.
@@ -219,6 +231,13 @@ class ComputeBackend(ABC):
     def kernel_uid(self, kernel_id: KernelId) -> int:
         """Return the user that a kernel runs as; the same each time it is asked. Never root, if it can be helped."""
         return 1000 if os.geteuid() == 0 else os.geteuid()
+
+    def tidy(self) -> None:  # noqa: B027 - most backends have nothing to do
+        """Called every minute or so: make room where that is needed and harms nobody.
+
+        Raises:
+            EngineUnavailable: it did not work now.
+        """
 
     @abstractmethod
     def launch(self, launch: Launch) -> str:

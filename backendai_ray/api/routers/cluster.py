@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -45,10 +46,27 @@ async def scaling_groups(
     caller: CallerDep,
     group: Annotated[str | None, Query(description="A project; all see the same groups for now.")] = None,
 ) -> Response:
-    """Return the resource groups in which sessions can be placed."""
+    """Return the resource groups, how each is scheduled, and what is wrong with that."""
     del caller, group
     groups = await context.reach.manager(context.services.manager.groups)
-    return plain({"scaling_groups": [{"name": name} for name in sorted(groups)]})
+    try:
+        stats = await context.services.sokovan.stats()
+        away = ""
+    except Unavailable as exc:
+        stats, away = {}, exc.message
+    return plain({"scaling_groups": [_group(name, groups[name], stats.get(name), away) for name in sorted(groups)]})
+
+
+def _group(name: str, config: Mapping[str, Any], stats: Mapping[str, Any] | None, away: str) -> dict[str, Any]:
+    told = stats or {}
+    return {
+        "name": name,
+        "policy": config["policy"],
+        "selection": config["selection"],
+        "options": config["options"],
+        "waiting": told.get("waiting", 0),
+        "warning": told.get("warning", "") or told.get("last_error", "") or away,
+    }
 
 
 @router.get("/runtimes", summary="The runtimes of an image", responses=errors(404))
