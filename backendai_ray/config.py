@@ -92,6 +92,26 @@ class SchedulerSettings(_Section):
     sweep_interval_s: float = Field(10, gt=0, description="A pass runs at least this often, should a wake be lost.")
 
 
+class CudaSettings(_Section):
+    """NVIDIA GPUs."""
+
+    enabled: bool = Field(True, description="Whether GPUs are looked for; where there is no driver, none are found.")
+    shared: tuple[str, ...] = Field(
+        (), description="GPUs that are given out in hundredths (cuda.shares): UUIDs, nvidia-smi's numbers, or all."
+    )
+    injection: Literal["request", "cdi"] = Field(
+        "request",
+        description="How a container engine is asked for GPUs: by a request to its NVIDIA runtime, or by CDI names "
+        "(nvidia.com/gpu=UUID).",
+    )
+    mps_pipe_dir: str = Field(
+        "/tmp/nvidia-mps", description="Where the MPS daemon has its pipes; where it runs, parts of GPUs are enforced."
+    )
+    mps_shm_dir: str = Field(
+        "", description="Folder that the MPS daemon sees as /dev/shm, to be the /dev/shm of sessions too; empty: none."
+    )
+
+
 class DeviceSettings(_Section):
     """Device plug-ins."""
 
@@ -101,6 +121,7 @@ class DeviceSettings(_Section):
         "box16); empty: none.",
     )
 
+    cuda: CudaSettings = Field(default_factory=CudaSettings, description="NVIDIA GPUs, through the driver's NVML.")
     options: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="Options of device plug-ins that do not come with the program, by their name."
     )
