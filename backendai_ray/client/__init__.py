@@ -21,6 +21,7 @@ from backendai_ray.client._models import (
     SessionPage,
     StatusChange,
 )
+from backendai_ray.client._nodes import DeviceInfo, HoldingInfo, LinksInfo, NicInfo, NodeDetail, NumaNodeInfo
 from backendai_ray.client._runs import AsyncRun, InputSource
 from backendai_ray.client._sessions import AsyncSessions
 from backendai_ray.client._sync import Client, Run, Session, Sessions, Terminal
@@ -35,14 +36,20 @@ __all__ = [
     "Client",
     "ClientConfig",
     "DependencyNode",
+    "DeviceInfo",
     "Event",
     "Explanation",
     "FileInfo",
+    "HoldingInfo",
     "InputRequest",
     "InputSource",
     "KernelInfo",
+    "LinksInfo",
+    "NicInfo",
+    "NodeDetail",
     "NodeInfo",
     "NodeRefusal",
+    "NumaNodeInfo",
     "OutputChunk",
     "Run",
     "RunResult",

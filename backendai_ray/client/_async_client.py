@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from backendai_ray.client._config import ClientConfig, load_config
 from backendai_ray.client._events import read_events
 from backendai_ray.client._models import Event, NodeInfo
+from backendai_ray.client._nodes import NodeDetail
 from backendai_ray.client._sessions import AsyncSessions
 
 if TYPE_CHECKING:
@@ -89,6 +91,14 @@ class AsyncClient:
         """Return the nodes and what is free on them."""
         answer = await self._transport.json("GET", "/agents")
         return [NodeInfo.model_validate(one) for one in answer["items"]]
+
+    async def node(self, node_id: str) -> NodeDetail:
+        """Return all that is known of a node; for administrators.
+
+        Raises:
+            AgentNotFound: there is no node of that id.
+        """
+        return NodeDetail.model_validate(await self._transport.json("GET", f"/agents/{quote(node_id, safe='')}"))
 
     def events(self, *, session: str = "*", last_event_id: str = "") -> AsyncIterator[Event]:
         """Yield what happens to your sessions (or the one of that name), without end.

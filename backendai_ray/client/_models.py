@@ -51,11 +51,11 @@ Text = Annotated[str, BeforeValidator(_text)]
 Moment = Annotated[datetime | None, BeforeValidator(_moment)]
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, alias_generator=to_camel)
 
 
-class KernelInfo(_Record):
+class KernelInfo(Record):
     """One container of a session."""
 
     id: str = Field(validation_alias=_named("id", "kernelId"))
@@ -71,7 +71,7 @@ class KernelInfo(_Record):
     exit_code: int | None = None
 
 
-class SessionInfo(_Record):
+class SessionInfo(Record):
     """Where a session stands."""
 
     id: str = Field(validation_alias=_named("id", "sessionId"))
@@ -109,14 +109,14 @@ class SessionInfo(_Record):
         return tuple(sorted({k.agent_id for k in self.kernels if k.agent_id}))
 
 
-class SessionPage(_Record):
+class SessionPage(Record):
     """Some sessions of a listing, newest first."""
 
     items: tuple[SessionInfo, ...] = ()
     total: int = 0
 
 
-class StatusChange(_Record):
+class StatusChange(Record):
     """One line of a session's history."""
 
     before: Text = ""
@@ -130,7 +130,7 @@ class StatusChange(_Record):
     """Id of what started it, the same on everything that followed from it."""
 
 
-class NodeRefusal(_Record):
+class NodeRefusal(Record):
     """Why one node cannot take a waiting session."""
 
     agent_id: Text = ""
@@ -139,7 +139,7 @@ class NodeRefusal(_Record):
     shortfall: Amounts = Field(default_factory=dict)
 
 
-class Explanation(_Record):
+class Explanation(Record):
     """Why a session waits, or why it is in its status."""
 
     status: Text = ""
@@ -148,7 +148,7 @@ class Explanation(_Record):
     nodes: tuple[NodeRefusal, ...] = ()
 
 
-class DependencyNode(_Record):
+class DependencyNode(Record):
     """A session and, nested, the sessions that it depends on."""
 
     id: str = Field(validation_alias=_named("id", "session_id", "sessionId"))
@@ -161,7 +161,7 @@ class DependencyNode(_Record):
     """False: what it depends on is shown elsewhere in the graph, or the graph is larger than is shown."""
 
 
-class NodeInfo(_Record):
+class NodeInfo(Record):
     """A node and what it has."""
 
     id: str = Field(validation_alias=_named("id", "agentId", "agent_id"))
@@ -176,7 +176,7 @@ class NodeInfo(_Record):
     """Why nothing new is placed there, when nothing is."""
 
 
-class FileInfo(_Record):
+class FileInfo(Record):
     """One entry of a session's folder."""
 
     name: str = Field(validation_alias=_named("name", "filename"))

@@ -217,6 +217,7 @@ class Client(_Face[AsyncClient]):
     """
 
     agents = _plain(AsyncClient.agents)
+    node = _plain(AsyncClient.node)
     events = _iterating(AsyncClient.events)
     hello = _plain(AsyncClient.hello)
 

@@ -26,7 +26,9 @@ from actors.contracts import (
     AgentView,
     ExecuteRequest,
     FileEntry,
+    Holding,
     Keypair,
+    NodeDetail,
     Route,
     SessionPage,
     SubmitRequest,
@@ -35,7 +37,9 @@ from actors.contracts import (
 )
 from backendai_ray.api import Services
 from backendai_ray.bus import DomainEvent, Entry, Gap, names_of, parse_event_id
+from backendai_ray.core.devices import Allocation, Device
 from backendai_ray.core.errors import (
+    AgentNotFound,
     BackendError,
     BusUnavailable,
     FileMissing,
@@ -48,11 +52,12 @@ from backendai_ray.core.errors import (
     StaleRoute,
 )
 from backendai_ray.core.execution import ConsoleRecord, ExecMode, RunOutput, RunStatus
-from backendai_ray.core.ids import AccessKey, AgentId, KernelId, ResourceGroupName, SessionId
+from backendai_ray.core.ids import AccessKey, AgentId, DeviceId, KernelId, ResourceGroupName, SessionId
 from backendai_ray.core.lifecycle import StatusChange
+from backendai_ray.core.machine import Machine, Nic, NumaNode
 from backendai_ray.core.scheduling import NodeRefusal, Placement, Refusal, RefusalCode
 from backendai_ray.core.sessions import Kernel, Reason, Session, SessionResult, SessionType, Status
-from backendai_ray.core.slots import ResourceSlots
+from backendai_ray.core.slots import CPU, ResourceSlots, SlotName
 
 USER = Keypair(
     access_key=AccessKey("AKIAUSER"),
@@ -273,6 +278,33 @@ class FakeManager:
             "depends_on": [await self.dependency_graph(access_key, d) for d in session.spec.depends_on],
         }
 
+    async def agent(self, agent_id: AgentId) -> NodeDetail:
+        self.faults.on("manager.agent")
+        if agent_id != self._cluster.agent.id:
+            raise AgentNotFound(f"there is no node {agent_id!r}")
+        (view,) = await self.agents()
+        return NodeDetail(
+            view=view,
+            devices=self._cluster.agent.devices,
+            machine=Machine(numa_nodes=(NumaNode(id=0, socket="0", cpus=(0, 1)),), nics=(Nic(name="eth0"),)),
+            images=("python",),
+            labels={"isolation": "full"},
+            notes=("one thing is not as it could be",),
+            holdings=tuple(
+                Holding(
+                    kernel_id=session.main.id,
+                    session_id=session.id,
+                    session_name=session.spec.name,
+                    access_key=session.spec.access_key,
+                    hostname="main1",
+                    status=session.status,
+                    allocation=Allocation.of([(CPU, DeviceId("0"), 1000)]),
+                )
+                for session in self.kept.values()
+                if session.status is Status.RUNNING
+            ),
+        )
+
     async def agents(self) -> Sequence[AgentView]:
         return [
             AgentView(
@@ -339,6 +371,11 @@ class FakeAgent:
 
     def __init__(self, folder: Path, faults: Faults) -> None:
         self.id = AgentId("node-1")
+        self.devices = (
+            Device(CPU, DeviceId("0"), 1000, numa_node=0),
+            Device(SlotName("cuda.device"), DeviceId("GPU-a"), 1000, 0, "H100", {"pcie": "a/s", "index": "0"}),
+            Device(SlotName("cuda.device"), DeviceId("GPU-b"), 1000, 0, "H100", {"pcie": "a/s", "index": "1"}),
+        )
         self.folder = folder
         self.faults = faults
         self.kernels: dict[KernelId, int] = {}

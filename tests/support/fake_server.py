@@ -24,6 +24,7 @@ import httpx
 
 from backendai_ray.client._signing import sign_request
 from backendai_ray.core.errors import (
+    AgentNotFound,
     BackendError,
     FileMissing,
     InvalidSignature,
@@ -217,6 +218,10 @@ class FakeServer:
                 return httpx.Response(200, json={"version": "v7.20230615", "manager": "fake"})
             case ("GET", "agents"):
                 return httpx.Response(200, json={"items": [NODE], "total": 1})
+            case ("GET", "agents", "node-1"):
+                return httpx.Response(200, json={**NODE, **NODE_DETAIL})
+            case ("GET", "agents", node):
+                raise AgentNotFound(f"there is no node {node!r}")
             case ("GET", "events", "session"):
                 return self._event_stream()
             case ("GET", "session"):
@@ -340,6 +345,20 @@ NODE = {
     "occupiedSlots": {"cpu": "0.5"},
     "schedulable": True,
     "message": "",
+}
+NODE_DETAIL = {
+    "labels": {"isolation": "full"},
+    "notes": ["the NVIDIA driver does not work: it is confused"],
+    "numaNodes": [{"id": 0, "socket": "0", "cpus": [0, 1], "memoryBytes": 4 * 2**30, "distances": [10]}],
+    "nics": [{"name": "eth0", "kind": "ethernet", "numaNode": 0, "speedMbps": 10000}],
+    "devices": [
+        {"slot": "cpu", "id": "0", "capacity": 1000, "numaNode": 0},
+        {"slot": "cpu", "id": "1", "capacity": 1000, "numaNode": 0},
+    ],
+    "links": {"names": [], "rows": []},
+    "holdings": [
+        {"kernelId": "k", "sessionId": "s", "sessionName": "mine", "devices": {"cpu": {"1": 500}}, "status": "RUNNING"}
+    ],
 }
 EXPLANATION = {
     "reason": "not-enough",

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
-from actors.contracts import AgentView
-from backendai_ray.api.answers import plain
+from backendai_ray.api.answers import plain, shown
 from backendai_ray.api.context import ContextDep
 from backendai_ray.api.requests import ApiRoute, CallerDep
 from backendai_ray.api.routers.names import errors
-from backendai_ray.api.schemas.sessions import iso
+from backendai_ray.api.schemas.nodes import NodeDetailView, NodeView
 from backendai_ray.core.errors import Forbidden
-from backendai_ray.core.slots import ResourceSlots, SlotKind, slot_kind
+from backendai_ray.core.ids import AgentId
+from backendai_ray.core.slots import SlotKind, slot_kind
 
 router = APIRouter(route_class=ApiRoute, tags=["cluster"])
 
@@ -32,7 +32,19 @@ async def agents(context: ContextDep, caller: CallerDep) -> Response:
     if not caller.keypair.is_admin:
         raise Forbidden("only administrators see the nodes")
     views = await context.reach.manager(context.services.manager.agents)
-    return plain({"items": [_shown(view) for view in views], "total": len(views)})
+    items = [NodeView.of(view).model_dump(by_alias=True) for view in views]
+    return plain({"items": items, "total": len(items)})
+
+
+@router.get("/agents/{node}", summary="A node", responses=errors(403, 404), response_model=NodeDetailView)
+async def agent(
+    node: Annotated[str, Path(description="The node's id.", max_length=128)], context: ContextDep, caller: CallerDep
+) -> Response:
+    """Return how a node is built, its devices and how they are linked, and who holds what; for administrators."""
+    if not caller.keypair.is_admin:
+        raise Forbidden("only administrators see the nodes")
+    detail = await context.reach.manager(lambda: context.services.manager.agent(AgentId(node)))
+    return shown(NodeDetailView.of_detail(detail))
 
 
 @router.get("/scaling-groups", summary="The resource groups", responses=errors())
@@ -54,19 +66,3 @@ async def resource_slots(context: ContextDep, caller: CallerDep) -> Response:
     views = await context.reach.manager(context.services.manager.agents)
     names = {"cpu", "mem"}.union(*(view.capacity for view in views))
     return plain({name: _SLOT_TYPES[slot_kind(name)] for name in sorted(names)})
-
-
-def _shown(view: AgentView) -> dict[str, Any]:
-    return {
-        "id": view.agent_id,
-        "status": view.status.value,
-        "scalingGroup": view.resource_group,
-        "architecture": view.architecture,
-        "backend": view.backend,
-        "availableSlots": ResourceSlots(view.capacity).plain(),
-        "occupiedSlots": ResourceSlots(view.occupied).plain(),
-        "schedulable": view.schedulable,
-        "message": view.message,
-        "firstContact": iso(view.first_contact),
-        "lostAt": iso(view.lost_at),
-    }
