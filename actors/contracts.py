@@ -20,6 +20,7 @@ from backendai_ray.core.machine import Machine
 from backendai_ray.core.reports import KernelFact
 from backendai_ray.core.scheduling import Applied, Changes, Placement, Plan, Refusal
 from backendai_ray.core.sessions import KernelSpec, Reason, Session, SessionSpec, Status
+from backendai_ray.core.usage import NodeUsage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +118,10 @@ class AgentContract(Protocol):
 
     async def inspect(self) -> Inspection:
         """Return the truth."""
+        ...
+
+    async def usage(self, kernel_ids: Sequence[KernelId] | None = None) -> NodeUsage:
+        """Return the last measurement of the node and of its kernels (or of these); measures nothing itself."""
         ...
 
     async def acknowledge(self, kernel_ids: Sequence[KernelId]) -> None:

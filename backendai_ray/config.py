@@ -53,6 +53,11 @@ class ApiSettings(_Section):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8090, ge=0, le=65535, description="Port to listen on; 0 takes a free one at each `bai up`.")
     advertised_url: str = Field("", description="URL that clients use, when a proxy stands before the front door.")
+    metrics_token: SecretStr = Field(
+        SecretStr(""),
+        description="What GET /metrics wants as `Authorization: Bearer TOKEN`; empty: it answers this machine alone, "
+        "and nobody where clients come through a proxy (api.advertised_url).",
+    )
     front_doors: int = Field(1, ge=1, le=64, description="How many front doors; they take consecutive ports.")
     tls_cert: Path | None = Field(None, description="PEM file with the certificate chain; turns TLS on.")
     tls_key: Path | None = Field(None, description="PEM file with the private key.")
@@ -163,6 +168,9 @@ class AgentSettings(_Section):
     output_buffer_bytes: int = Field(16 * MIB, ge=65536, description="Unread output kept per run.")
     heartbeat_interval_s: float = Field(2, gt=0, description="How often an agent says that it is there.")
     runner_start_timeout_s: float = Field(30, gt=0, description="From container start to the runner's first answer.")
+    usage_interval_s: float = Field(
+        5, ge=0.5, description="How often the node, its sessions and its devices are measured, and the bus is told."
+    )
     create_concurrency: int = Field(8, ge=1, le=64, description="Kernels made at the same time on a node.")
     devices: DeviceSettings = Field(default_factory=DeviceSettings, description="What device plug-ins are told.")
 

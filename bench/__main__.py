@@ -15,7 +15,7 @@ BENCHES = {
     "submit": "what the control plane adds to a start, and no-op batch sessions per second",
     "recover": "time to schedule again after a kill -9, and what was lost or leaked",
     "store": "durable commits per second, against a bare INSERT and COMMIT loop",
-    "alloc": "the allocator: worst choice among 16 GPUs, NVIDIA's picks on a DGX-1, rates against the original's",
+    "alloc": "the allocator: worst choice among 16 GPUs, NVIDIA's picks, random streams, rates against the original's",
     "openb": "GPU allocation on a trace of the openb format, against Random, BestFit and FGD as published",
     "gang": "gangs that fill a cluster in waves, in virtual time: the fewest waves there could be are 9",
     "philly": "waiting, completion, slowdown and fairness of policies on a trace of the Philly format, in virtual time",

@@ -27,6 +27,8 @@ from actors.agent.held import HeldDevices
 from actors.agent.journal import Journal, KernelRecord, Startup
 from actors.agent.kernel import KernelDriver
 from actors.agent.linking import connect_kernel
+from actors.agent.measuring.collector import UsageCollector
+from actors.agent.measuring.telling import UsageTeller
 from actors.agent.node import NodeReporter, NodeTaker, PutReport
 from actors.agent.offload import Offload
 from actors.agent.recovery import Plan, plan_recovery
@@ -46,6 +48,7 @@ from backendai_ray.core.errors import (
 from backendai_ray.core.ids import AgentId, KernelId, SessionId, is_uuid
 from backendai_ray.core.reports import KernelFact
 from backendai_ray.core.sessions import KernelSpec, Reason, Status
+from backendai_ray.core.usage import NodeUsage
 
 log = structlog.get_logger()
 
@@ -109,6 +112,7 @@ class Agent(KernelAccess):
         self._backend: ComputeBackend = await self._open_backend()
         plugins = self._given_plugins if self._given_plugins is not None else installed_plugins(self._settings.agent)
         self._hardware = Hardware(plugins)
+        self._usage_teller = UsageTeller(self._settings.bus)
         self._held = HeldDevices()
         self._facts = FactQueue(self._id, self._incarnation, self._manager)
         self._facts.on_send(self._with_log)
@@ -135,6 +139,16 @@ class Agent(KernelAccess):
             manager=self._manager,
             put_report=self._put_report,
         )
+        self._collector = UsageCollector(
+            agent_id=self._id,
+            backend=self._backend,
+            hardware=self._hardware,
+            offload=self._offload,
+            records=lambda: [driver.record for driver in self._kernels.values()],
+            interval_s=self._settings.agent.usage_interval_s,
+            disk=self._sessions_dir,
+            publish=self._usage_teller.tell,
+        )
         await self._reporter.look()
         self._spawn(self._facts.run(), "facts")
         first_report = asyncio.create_task(self._reporter.tell(ready=False))
@@ -144,6 +158,7 @@ class Agent(KernelAccess):
         self._spawn(self._reporter.run(), "reporter")
         self._spawn(self._sweep_for_ever(), "sweep")
         self._spawn(self._warm_up(), "warm-up")
+        self._spawn(self._collector.run(), "usage")
         log.info("agent.started", agent_id=self._id, backend=self._backend.name, kernels=len(self._kernels))
 
     async def _warm_up(self) -> None:
@@ -171,6 +186,7 @@ class Agent(KernelAccess):
         await asyncio.gather(*(driver.detach() for driver in self._kernels.values()), return_exceptions=True)
         self._downloads.close_all()
         await self._offload.slow(self._backend.close)
+        await self._usage_teller.close()
         self._hardware.close()
         self._offload.close()
         os.close(self._sessions_fd)
@@ -417,6 +433,9 @@ class Agent(KernelAccess):
                 )
             )
         return Inspection(agent_id=self._id, incarnation=self._incarnation, kernels=tuple(facts))
+
+    async def usage(self, kernel_ids: Sequence[KernelId] | None = None) -> NodeUsage:
+        return self._collector.usage(kernel_ids)
 
     async def acknowledge(self, kernel_ids: Sequence[KernelId]) -> None:
         for kernel_id in kernel_ids:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from backendai_ray.cli.usage_text import node_usage_text
 from backendai_ray.client import DeviceInfo, NicInfo, NodeDetail, NumaNodeInfo
 from backendai_ray.core.slots import CPU, MEM, UNITS_PER_COUNT, SlotKind, format_amount, slot_kind
 
@@ -30,6 +31,8 @@ def draw_node(node: NodeDetail) -> Iterator[str]:
     yield f"  {node.backend} on {node.architecture}, resource group {node.resource_group}"
     for note in node.notes:
         yield f"  note: {note}"
+    if node.usage is not None:
+        yield f"  in use: {node_usage_text(node.usage)}"
     for line in _memory(node, holders):
         yield f"  {line}"
     socket = None

@@ -26,6 +26,7 @@ from backendai_ray.client._runs import AsyncRun, InputSource
 from backendai_ray.client._sessions import AsyncSessions
 from backendai_ray.client._sync import Client, Run, Session, Sessions, Terminal
 from backendai_ray.client._terminal import AsyncTerminal
+from backendai_ray.client._usage import DeviceUsage, KernelUsage, NodeUsage
 
 __all__ = [
     "AsyncClient",
@@ -37,6 +38,7 @@ __all__ = [
     "ClientConfig",
     "DependencyNode",
     "DeviceInfo",
+    "DeviceUsage",
     "Event",
     "Explanation",
     "FileInfo",
@@ -44,11 +46,13 @@ __all__ = [
     "InputRequest",
     "InputSource",
     "KernelInfo",
+    "KernelUsage",
     "LinksInfo",
     "NicInfo",
     "NodeDetail",
     "NodeInfo",
     "NodeRefusal",
+    "NodeUsage",
     "NumaNodeInfo",
     "OutputChunk",
     "Run",

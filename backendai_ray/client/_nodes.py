@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pydantic import Field
 
 from backendai_ray.client._models import NodeInfo, Record, Text
+from backendai_ray.client._usage import NodeUsage
 
 
 class NumaNodeInfo(Record):
@@ -78,3 +79,5 @@ class NodeDetail(NodeInfo):
     devices: tuple[DeviceInfo, ...] = ()
     links: LinksInfo = LinksInfo()
     holdings: tuple[HoldingInfo, ...] = ()
+    usage: NodeUsage | None = None
+    """As last measured; ``None`` while its agent does not answer."""

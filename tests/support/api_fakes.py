@@ -37,6 +37,7 @@ from actors.contracts import (
 )
 from backendai_ray.api import Services
 from backendai_ray.bus import DomainEvent, Entry, Gap, names_of, parse_event_id
+from backendai_ray.core.device_plugins import DeviceUsage
 from backendai_ray.core.devices import Allocation, Device
 from backendai_ray.core.errors import (
     AgentNotFound,
@@ -58,6 +59,7 @@ from backendai_ray.core.machine import Machine, Nic, NumaNode
 from backendai_ray.core.scheduling import NodeRefusal, Placement, Refusal, RefusalCode
 from backendai_ray.core.sessions import Kernel, Reason, Session, SessionResult, SessionType, Status
 from backendai_ray.core.slots import CPU, ResourceSlots, SlotName
+from backendai_ray.core.usage import KernelUsage, NodeUsage
 
 USER = Keypair(
     access_key=AccessKey("AKIAUSER"),
@@ -392,6 +394,27 @@ class FakeAgent:
         self.pty_sizes: list[tuple[int, int]] = []
         self.closed_ptys: list[str] = []
         self._names: dict[KernelId, dict[str, Any]] = defaultdict(dict)
+
+    async def usage(self, kernel_ids: Sequence[KernelId] | None = None) -> NodeUsage:
+        self.faults.on("agent.usage")
+        kernels = [
+            KernelUsage(
+                kernel_id=kernel_id,
+                session_id=SessionId("s"),
+                session_name='with "quotes"',
+                hostname="main1",
+                measured_at=1000.0,
+                cpu_ns=1_500_000_000,
+                cpu_used=0.5,
+                memory_bytes=2**20,
+                advisory=(SlotName("cuda.shares"),),
+            )
+            for kernel_id in (self.kernels if kernel_ids is None else kernel_ids)
+        ]
+        gpu = DeviceUsage(slot=SlotName("cuda.device"), id=DeviceId("GPU-a"), utilization=0.25, memory_used=2**30)
+        return NodeUsage(
+            agent_id=self.id, measured_at=1000.0, memory_bytes=2**30, devices=(gpu,), kernels=tuple(kernels), rounds=3
+        )
 
     def _check(self, call: str, route: Route) -> None:
         self.faults.on(f"agent.{call}")

@@ -234,6 +234,8 @@ class FakeServer:
 
     def _session_call(self, request: httpx.Request, method: str, session: FakeSession, what: str) -> httpx.Response:
         match (method, what):
+            case ("GET", "stats"):
+                return httpx.Response(200, json={"kernels": [{**KERNEL_USAGE, "kernelId": session.id}]})
             case ("GET", ""):
                 if session.path and session.status not in ("TERMINATED", "CANCELLED", "ERROR"):
                     session.move(*session.path.popleft())
@@ -359,6 +361,16 @@ NODE_DETAIL = {
     "holdings": [
         {"kernelId": "k", "sessionId": "s", "sessionName": "mine", "devices": {"cpu": {"1": 500}}, "status": "RUNNING"}
     ],
+}
+KERNEL_USAGE = {
+    "hostname": "main1",
+    "measuredAt": "2026-01-01T00:00:00+00:00",
+    "cpuUsed": 0.5,
+    "cpuLimit": 1,
+    "memoryBytes": 2**20,
+    "memoryLimit": 2**29,
+    "devices": [{"slot": "x.shares", "id": "x0", "units": 250, "utilization": 0.25}],
+    "advisory": ["x.shares"],
 }
 EXPLANATION = {
     "reason": "not-enough",

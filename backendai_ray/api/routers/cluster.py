@@ -12,6 +12,7 @@ from backendai_ray.api.context import ContextDep
 from backendai_ray.api.requests import ApiRoute, CallerDep
 from backendai_ray.api.routers.names import errors
 from backendai_ray.api.schemas.nodes import NodeDetailView, NodeView
+from backendai_ray.api.usage import usage_of_nodes
 from backendai_ray.core.errors import Forbidden
 from backendai_ray.core.ids import AgentId
 from backendai_ray.core.slots import SlotKind, slot_kind
@@ -44,7 +45,8 @@ async def agent(
     if not caller.keypair.is_admin:
         raise Forbidden("only administrators see the nodes")
     detail = await context.reach.manager(lambda: context.services.manager.agent(AgentId(node)))
-    return shown(NodeDetailView.of_detail(detail))
+    usages = await usage_of_nodes(context.services, {detail.view.agent_id: ()}) if detail.view.lost_at is None else {}
+    return shown(NodeDetailView.of_detail(detail, usages.get(detail.view.agent_id)))
 
 
 @router.get("/scaling-groups", summary="The resource groups", responses=errors())

@@ -9,9 +9,11 @@ from pydantic.alias_generators import to_camel
 
 from actors.contracts import AgentView, Holding, NodeDetail
 from backendai_ray.api.schemas.sessions import iso
+from backendai_ray.api.schemas.usage import NodeUsageView
 from backendai_ray.core.devices import Device
 from backendai_ray.core.machine import Nic, NumaNode, device_label, link_table
 from backendai_ray.core.slots import ResourceSlots
+from backendai_ray.core.usage import NodeUsage
 
 
 class _Answer(BaseModel):
@@ -155,9 +157,10 @@ class NodeDetailView(NodeView):
     devices: list[DeviceView]
     links: LinksView
     holdings: list[HoldingView]
+    usage: NodeUsageView | None = Field(description="As last measured; null while the agent does not answer.")
 
     @classmethod
-    def of_detail(cls, detail: NodeDetail) -> NodeDetailView:
+    def of_detail(cls, detail: NodeDetail, usage: NodeUsage | None = None) -> NodeDetailView:
         """Show all of a node."""
         table = link_table(detail.devices, detail.machine.nics)
         return cls(
@@ -170,6 +173,7 @@ class NodeDetailView(NodeView):
             devices=[DeviceView.of(device) for device in detail.devices],
             links=LinksView(names=list(table.names), rows=[list(row) for row in table.rows]),
             holdings=[HoldingView.of(holding) for holding in detail.holdings],
+            usage=NodeUsageView.of(usage) if usage is not None else None,
         )
 
 

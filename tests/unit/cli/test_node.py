@@ -135,3 +135,12 @@ def test_the_command(bai: Bai) -> None:
     assert (told["id"], told["numa_nodes"][0]["cpus"]) == ("node-1", [0, 1])
     missing = bai("node", "show", "nowhere")
     assert (missing.code, "there is no node 'nowhere'" in missing.err) == (3, True)
+
+
+def test_info_tells_what_a_session_uses_and_what_nothing_enforces(bai: Bai) -> None:
+    assert bai("start", "python", "-t", "work").code == 0
+    out = bai("info", "work").out
+    assert "main1 uses  0.50 of 1 cores, 1.0 MiB of 512.0 MiB memory, x0 25%" in out
+    assert "nothing holds it to its part of x.shares" in out
+    told = json.loads(bai("info", "work", "--json").out)
+    assert told["usage"][0]["advisory"] == ["x.shares"]
