@@ -74,13 +74,15 @@ def _cpu_ns(groups: Mapping[str, tuple[str, int]]) -> int | None:
 
 
 def _io(groups: Mapping[str, tuple[str, int]]) -> tuple[int, int] | None:
-    folder, version = groups.get("io", ("", 0))
-    if version == 2:
-        path = Path(folder, "io.stat")
-        return cgroup_files.io_v2(_read(path)) if path.exists() else None
-    folder, _ = groups.get("blkio", ("", 0))
-    text = _read(f"{folder}/blkio.throttle.io_service_bytes") if folder else ""
-    return cgroup_files.io_v1(text) if text else None
+    """Return bytes read and written; an empty file says that there were none, one that is missing says nothing."""
+    for controller, name, read in (
+        ("io", "io.stat", cgroup_files.io_v2),
+        ("blkio", "blkio.throttle.io_service_bytes", cgroup_files.io_v1),
+    ):
+        folder, _ = groups.get(controller, ("", 0))
+        if folder and os.path.exists(f"{folder}/{name}"):
+            return read(_read(f"{folder}/{name}"))
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
