@@ -11,7 +11,16 @@ from uuid import uuid4
 
 import structlog
 
-from actors.contracts import AgentView, Keypair, Route, SessionPage, SokovanContract, SubmitRequest, Submitted
+from actors.contracts import (
+    AgentView,
+    Keypair,
+    QuotaView,
+    Route,
+    SessionPage,
+    SokovanContract,
+    SubmitRequest,
+    Submitted,
+)
 from backendai_ray.config import Settings
 from backendai_ray.core.errors import (
     KernelNotFound,
@@ -23,6 +32,7 @@ from backendai_ray.core.errors import (
 )
 from backendai_ray.core.ids import AccessKey, AgentId, KernelId, ResourceGroupName, SessionId, parse_session_name
 from backendai_ray.core.lifecycle import Renamed, RestartRequested, StatusChange, TerminateRequested
+from backendai_ray.core.quotas import Limits, Scope
 from backendai_ray.core.reports import KernelFact
 from backendai_ray.core.scheduling import Applied, Changes, Plan
 from backendai_ray.core.sessions import TERMINAL, Reason, Session, Status
@@ -347,6 +357,18 @@ class Manager:
         """Return all nodes that were ever there."""
         world = (await self._ready()).world
         return [node.view(world.ledger.occupied(node.agent_id)) for node in world.nodes]
+
+    async def quotas(self, access_key: AccessKey | None) -> Sequence[QuotaView]:
+        """Return the quotas that bind a keypair; ``None``: all there are."""
+        desk = (await self._ready()).quota_desk
+        if access_key is None:
+            return desk.all()
+        keypair = await self.keypair(access_key)
+        return [] if keypair is None else desk.of(keypair)
+
+    async def set_quota(self, scope: Scope, limits: Limits) -> QuotaView:
+        """Replace a scope's limits; see :meth:`.quota_desk.QuotaDesk.set` for what it raises."""
+        return await (await self._ready()).quota_desk.set(scope, limits)
 
     # ── for agents and the node watcher ───────────────────────────────────────────────────────────────────────────
 

@@ -20,7 +20,18 @@ from backendai_ray.api.gate import Gate
 from backendai_ray.api.keypairs import Keypairs
 from backendai_ray.api.problems import Problem
 from backendai_ray.api.reach import Reach
-from backendai_ray.api.routers import cluster, creation, events, execution, files, sessions, streams, system, terminals
+from backendai_ray.api.routers import (
+    cluster,
+    creation,
+    events,
+    execution,
+    files,
+    quotas,
+    sessions,
+    streams,
+    system,
+    terminals,
+)
 from backendai_ray.api.runs import Acknowledgements
 from backendai_ray.api.services import Services
 from backendai_ray.config import Settings
@@ -65,7 +76,7 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
     app.add_exception_handler(HTTPException, _raise_http_error)
     app.add_exception_handler(RequestValidationError, _raise_invalid)
     # The busiest first: a request is held against one route after the other.
-    for router in (execution, sessions, creation, files, events, system, cluster, streams, terminals):
+    for router in (execution, sessions, creation, files, events, system, cluster, quotas, streams, terminals):
         app.include_router(router.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

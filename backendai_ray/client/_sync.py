@@ -219,6 +219,9 @@ class Client(_Face[AsyncClient]):
     agents = _plain(AsyncClient.agents)
     events = _iterating(AsyncClient.events)
     hello = _plain(AsyncClient.hello)
+    quotas = _plain(AsyncClient.quotas)
+    set_quota = _plain(AsyncClient.set_quota)
+    remove_quota = _plain(AsyncClient.remove_quota)
 
     def __init__(
         self,

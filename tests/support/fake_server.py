@@ -149,6 +149,7 @@ class FakeServer:
         self.events: list[list[bytes]] = []
         """Bodies of the next event streams, in pieces; after one of them the connection breaks."""
         self.started_runs = 0
+        self.quotas: dict[tuple[str, str], dict[str, Any]] = {}
         self._answers: dict[str, httpx.Response] = {}
         self._failures: deque[httpx.Response | Exception] = deque()
         self._lost: deque[Exception] = deque()
@@ -217,6 +218,16 @@ class FakeServer:
                 return httpx.Response(200, json={"version": "v7.20230615", "manager": "fake"})
             case ("GET", "agents"):
                 return httpx.Response(200, json={"items": [NODE], "total": 1})
+            case ("GET", "quotas"):
+                return httpx.Response(200, json={"items": list(self.quotas.values())})
+            case ("PUT", "quotas", kind, *name):
+                used = {"used_slots": {"cpu": "3"}, "used_sessions": 1, "used_pending": 0}
+                quota = {"scope": kind, "name": "/".join(name), **json.loads(request.content), **used}
+                self.quotas[kind, "/".join(name)] = quota
+                return httpx.Response(200, json=quota)
+            case ("DELETE", "quotas", kind, *name):
+                self.quotas.pop((kind, "/".join(name)), None)
+                return httpx.Response(204)
             case ("GET", "events", "session"):
                 return self._event_stream()
             case ("GET", "session"):
