@@ -17,6 +17,7 @@ from backendai_ray.core.execution import ExecMode, RunOutput
 from backendai_ray.core.ids import AccessKey, AgentId, KernelId, ResourceGroupName, SessionId
 from backendai_ray.core.lifecycle import StatusChange
 from backendai_ray.core.machine import Machine
+from backendai_ray.core.quotas import Limits, Scope, Use
 from backendai_ray.core.reports import KernelFact
 from backendai_ray.core.scheduling import Applied, Changes, Placement, Plan, Refusal
 from backendai_ray.core.sessions import KernelSpec, Reason, Session, SessionSpec, Status
@@ -100,8 +101,14 @@ class AgentContract(Protocol):
         """
         ...
 
-    async def destroy_kernels(self, kernel_ids: Sequence[KernelId], reason: Reason, *, forced: bool = False) -> None:
-        """Begin to end kernels; ``forced`` kills at once. One that is unknown here is told as ended right away."""
+    async def destroy_kernels(
+        self, kernel_ids: Sequence[KernelId], reason: Reason, *, forced: bool = False, grace_s: float | None = None
+    ) -> None:
+        """Begin to end kernels; one that is unknown here is told as ended right away.
+
+        ``forced`` kills at once; ``grace_s`` gives the processes that long between the notice and the kill, in place
+        of the agent's own ``stop_grace_s``.
+        """
         ...
 
     async def restart_kernels(self, kernel_ids: Sequence[KernelId], epoch: int) -> None:
@@ -279,6 +286,17 @@ class NodeDetail:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaView:
+    """A quota, and how much of it is taken."""
+
+    scope: Scope
+    limits: Limits
+    used: Use
+    waiting: int
+    """Sessions of the scope that wait."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionPage:
     """Some sessions of a listing, newest first."""
 
@@ -321,6 +339,14 @@ class ManagerContract(Protocol):
     async def agents(self) -> Sequence[AgentView]: ...
     async def agent(self, agent_id: AgentId) -> NodeDetail:
         """Raises AgentNotFound."""
+        ...
+
+    async def quotas(self, access_key: AccessKey | None) -> Sequence[QuotaView]:
+        """Return the quotas that bind a keypair; ``None``: all there are."""
+        ...
+
+    async def set_quota(self, scope: Scope, limits: Limits) -> QuotaView:
+        """Replace a scope's limits, durably; limits that name nothing remove its quota."""
         ...
 
     # for agents

@@ -178,7 +178,7 @@ class GroupScheduler:
         self._told.update((refusal.session_id, refusal) for refusal in plan.refusals)
         self._settled = not plan.placements and not plan.preemptions and not plan.warning
         self.counters.placements += len(applied.placed)
-        self.counters.preemptions += len(plan.preemptions)
+        self.counters.preemptions += len(applied.preempted)
         self.counters.rejections += len(applied.rejected)
         for rejection in applied.rejected:
             log.info("pass.rejected", group=self._group, session_id=rejection.session_id, why=rejection.message)

@@ -10,13 +10,14 @@ from backendai_ray.core.ids import AgentId, KernelId, SessionId
 from backendai_ray.core.scheduling import PendingSession, Placement, Plan, Refusal, Snapshot
 
 from .columns import Room, RoomCache
+from .quotas import QuotaBook
 
 
 def problems_of(snapshot: Snapshot, plan: Plan, room: Room | None = None) -> tuple[str, ...]:
     """Return what is wrong with a plan, a sentence for each line that is; empty when nothing is.
 
     A session must be placed once, whole, at the version that was looked at, on nodes that take new sessions, with
-    exactly what it asks for, on devices that are free.
+    exactly what it asks for, on devices that are free, and within the quotas.
 
     Args:
         snapshot: What was decided on.
@@ -27,10 +28,12 @@ def problems_of(snapshot: Snapshot, plan: Plan, room: Room | None = None) -> tup
     room = room or RoomCache().open(snapshot.nodes)
     rows = {node.agent_id: row for row, node in enumerate(room.nodes)}
     maps: dict[AgentId, DeviceMap] = {}
+    quotas = QuotaBook(snapshot.quotas, snapshot.running)
     seen: set[SessionId] = set()
     problems: list[str] = []
     for placement in plan.placements:
         problem = _shape(placement, pending.get(placement.session_id), placement.session_id in seen)
+        problem = problem or _over_quota(pending[placement.session_id], quotas)
         problem = problem or _devices(placement, pending[placement.session_id], room, rows, maps)
         if problem:
             problems.append(f"session {placement.session_id}: {problem}")
@@ -56,6 +59,13 @@ def _shape(placement: Placement, session: PendingSession | None, again: bool) ->
     if [kernel.kernel_id for kernel in placement.kernels] != list(session.kernel_ids):
         return "not all of its kernels are placed, in order, once each"
     return ""
+
+
+def _over_quota(session: PendingSession, quotas: QuotaBook) -> str:
+    refusal = quotas.refusal(session)
+    if refusal is None:
+        quotas.take(session)
+    return "" if refusal is None else refusal.message
 
 
 def _devices(

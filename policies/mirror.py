@@ -13,16 +13,19 @@ from types import MappingProxyType
 
 from backendai_ray.core.devices import Allocation
 from backendai_ray.core.ids import AgentId, KernelId, ResourceGroupName, SessionId
+from backendai_ray.core.quotas import Quota, Scope
 from backendai_ray.core.reports import NodeReport
 from backendai_ray.core.scheduling import (
     Change,
     Changes,
+    KernelEnding,
     KernelFreed,
     KernelHeld,
     Node,
     NodeChanged,
     NodeGone,
     PendingSession,
+    QuotaChanged,
     RunningKernel,
     SessionQueued,
     SessionUnqueued,
@@ -49,6 +52,7 @@ class Mirror:
         self._held: dict[AgentId, dict[KernelId, Allocation]] = {}
         self._nodes: dict[AgentId, Node] = {}
         self._stale: set[AgentId] = set()
+        self._quotas: dict[Scope, Quota] = {}
         self._queue: tuple[PendingSession, ...] | None = ()
         self._sorted_nodes: tuple[Node, ...] | None = ()
 
@@ -101,6 +105,7 @@ class Mirror:
             pending=self._queue,
             running=tuple(self._running.values()),
             nodes=self._sorted_nodes,
+            quotas=tuple(self._quotas.values()),
         )
 
     def next_start(self, now: float) -> float | None:
@@ -114,6 +119,7 @@ class Mirror:
         self._held.clear()
         self._nodes.clear()
         self._stale.clear()
+        self._quotas.clear()
         self._queue = self._sorted_nodes = None
 
     def _take_one(self, change: Change, reports: Mapping[AgentId, NodeReport]) -> None:
@@ -129,6 +135,9 @@ class Mirror:
                 self._running[kernel.kernel_id] = kernel
                 self._held.setdefault(kernel.agent_id, {})[kernel.kernel_id] = kernel.allocation
                 self._stale.add(kernel.agent_id)
+            case KernelEnding(kernel_id, beneficiary):
+                if (known := self._running.get(kernel_id)) is not None:
+                    self._running[kernel_id] = replace(known, ending=True, ending_for=beneficiary)
             case KernelFreed(kernel_id):
                 self._free(kernel_id)
             case NodeChanged(agent_id):
@@ -137,6 +146,10 @@ class Mirror:
             case NodeGone(agent_id):
                 self._nodes.pop(agent_id, None)
                 self._sorted_nodes = None
+            case QuotaChanged(quota):
+                self._quotas.pop(quota.scope, None)
+                if quota.limits:
+                    self._quotas[quota.scope] = quota
 
     def _free(self, kernel_id: KernelId) -> None:
         kernel = self._running.pop(kernel_id, None)

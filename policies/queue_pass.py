@@ -12,6 +12,7 @@ from backendai_ray.core.scheduling import AgentSelection, PendingSession, Placem
 from .candidates import Candidates, request_of
 from .columns import Room
 from .placing import place
+from .quotas import QuotaBook
 from .reasons import OWN_REASONS, node_refusals, not_eligible_yet, why_not_placed
 from .reservation import Reservation
 
@@ -57,6 +58,7 @@ class QueuePass:
         still_held: frozenset[KernelId] = frozenset(),
         strict: bool = True,
         reserve: Callable[[PendingSession], Reservation | None] | None = None,
+        quotas: QuotaBook | None = None,
     ) -> None:
         """Begin a pass.
 
@@ -68,6 +70,7 @@ class QueuePass:
             strict: Whether the first session that waits for room holds up the rest.
             reserve: Makes the reservation of the session that holds up the rest: what does not touch it may go
                 ahead. Returns ``None`` where the time of its start cannot be known.
+            quotas: Says who would exceed a quota.
         """
         self.room = room
         self._selection = selection
@@ -78,6 +81,7 @@ class QueuePass:
         self._refused: dict[Hashable, _Verdict] = {}
         self._head: tuple[PendingSession, _Verdict] | None = None
         self._reserve = reserve
+        self._quotas = quotas or QuotaBook()
         self._reservation: Reservation | None = None
 
     def run(self, queue: Iterable[PendingSession]) -> Plan:
@@ -93,9 +97,15 @@ class QueuePass:
 
     def judge(self, session: PendingSession) -> Placement | Refusal:
         """Place the next session of the queue, or say why not."""
-        not_yet = not_eligible_yet(session, self._now, self._still_held)
-        if not_yet is not None:
-            return not_yet
+        barred = not_eligible_yet(session, self._now, self._still_held) or self._quotas.refusal(session)
+        if barred is not None:
+            return barred
+        outcome = self._judge_eligible(session)
+        if isinstance(outcome, Placement):
+            self._quotas.take(session)
+        return outcome
+
+    def _judge_eligible(self, session: PendingSession) -> Placement | Refusal:
         if self._head is not None:
             return self._judge_behind(session)
         outcome = self._try(session)
@@ -110,7 +120,7 @@ class QueuePass:
         reservation = self._reservation
         if reservation is None:
             return Refusal(session.id, RefusalCode.BEHIND_HEAD, _BEHIND)
-        if not reservation.is_in_the_way(session):
+        if not reservation.is_in_the_way(session) and self._leaves_quota(reservation, session):
             mark = self.room.mark()
             outcome = self._try(session)
             if isinstance(outcome, _Verdict):
@@ -119,6 +129,11 @@ class QueuePass:
                 return outcome
             self.room.undo_to(mark)
         return Refusal(session.id, RefusalCode.BEHIND_HEAD, _WOULD_DELAY)
+
+    def _leaves_quota(self, reservation: Reservation, session: PendingSession) -> bool:
+        """Return whether a session leaves the head what its quotas allow it when its time comes."""
+        assert self._head is not None
+        return reservation.ends_before(session) or self._quotas.admits_both(self._head[0], session)
 
     def explain(self, queue: Iterable[PendingSession], session_id: SessionId) -> Placement | Refusal | None:
         """Judge the queue up to a session and return what becomes of that one, with every node's reason.

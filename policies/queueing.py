@@ -10,6 +10,7 @@ from backendai_ray.core.scheduling import AgentSelection, PendingSession, Placem
 
 from .columns import Room, RoomCache
 from .queue_pass import QueuePass
+from .quotas import QuotaBook
 from .reservation import Reservation
 from .selection import for_pass
 
@@ -81,6 +82,7 @@ class QueueingPolicy:
             still_held=frozenset(kernel.kernel_id for kernel in snapshot.running),
             strict=self._strict,
             reserve=self._reserve(snapshot, room),
+            quotas=QuotaBook(snapshot.quotas, snapshot.running),
         )
         return judge, self._queue(snapshot, room)
 

@@ -30,6 +30,7 @@ OWN_REASONS = frozenset(
         RefusalCode.TOO_LARGE,
         RefusalCode.NOT_YET,
         RefusalCode.DEPENDENCIES,
+        RefusalCode.QUOTA,
     }
 )
 """Reasons for which a session never holds up the ones behind it."""

@@ -339,7 +339,9 @@ class Agent(KernelAccess):
             await self._forget(driver)
             await self._begin([spec])
 
-    async def destroy_kernels(self, kernel_ids: Sequence[KernelId], reason: Reason, *, forced: bool = False) -> None:
+    async def destroy_kernels(
+        self, kernel_ids: Sequence[KernelId], reason: Reason, *, forced: bool = False, grace_s: float | None = None
+    ) -> None:
         for kernel_id in kernel_ids:
             driver = self._kernels.get(kernel_id)
             self._successors.pop(kernel_id, None)
@@ -348,7 +350,7 @@ class Agent(KernelAccess):
             elif driver.record.has_ended:
                 self._facts.put(driver.fact())
             else:
-                driver.stop(reason, forced=forced)
+                driver.stop(reason, forced=forced, grace_s=grace_s)
 
     async def _end_stray(self, kernel_id: KernelId, reason: Reason) -> None:
         """End whatever there is of a kernel that we have no record of, and tell that nothing is left."""

@@ -80,7 +80,7 @@ class ExecRunner:
         for reader in (*self._runs.values(), *self._terminals.values()):
             reader.hang_up()
 
-    async def shutdown(self) -> None:
+    async def shutdown(self, grace_s: float | None = None) -> None:
         """The container is stopped by its engine; nothing is to be told to it."""
 
     async def status(self, timeout_s: float = 10.0) -> RunnerStatus:

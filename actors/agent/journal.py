@@ -36,6 +36,8 @@ class StopOrder:
 
     reason: Reason
     forced: bool = False
+    grace_s: float | None = None
+    """How long its processes have between the notice and the kill; ``None``: as the settings say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,11 +85,11 @@ class KernelDriver:
         outcome = Outcome(reason=Reason.START_FAILED, message=message, retryable=True, forced=True)
         self._task = asyncio.create_task(self._end(outcome), name=f"kernel-{self.record.spec.kernel_id}")
 
-    def stop(self, reason: Reason, *, forced: bool) -> None:
+    def stop(self, reason: Reason, *, forced: bool, grace_s: float | None = None) -> None:
         """Begin to end the kernel; a second order can only make it harder."""
         before = self.record.stop
         if before is None or (forced and not before.forced):
-            order = StopOrder(reason=before.reason if before else reason, forced=forced)
+            order = StopOrder(reason=before.reason if before else reason, forced=forced, grace_s=grace_s)
             self.record = replace(self.record, stop=order)
             self._wake.set()
             if before is not None and not self.record.has_ended:
@@ -356,11 +356,11 @@ class KernelDriver:
         link, self.link = self.link, None
         if link is not None:
             if not forced and not self._container_ended:
-                await _politely(link)
+                await self._politely(link)
             link.close()
         shop, life = self._shop, self.record.life
         gang = self.record.spec.session_id if len(self.record.spec.cluster_hosts) > 1 else None
-        grace_s = 0.0 if forced else shop.settings.agent.stop_grace_s
+        grace_s = 0.0 if forced else self._grace_s(was_noticed=link is not None)
         ending, delay = None, FIRST_RETRY_S
         while True:
             try:
@@ -373,6 +373,32 @@ class KernelDriver:
                 grace_s = 0.0
             await asyncio.sleep(delay)
             delay = min(LAST_RETRY_S, delay * 2)
+
+    def _grace_s(self, *, was_noticed: bool) -> float:
+        """Return how long the engine waits between asking and killing."""
+        ordered_s = self.record.stop.grace_s if self.record.stop is not None else None
+        if ordered_s is None:
+            return self._shop.settings.agent.stop_grace_s
+        # The runner has given the notice, and its time is up.
+        return 0.0 if was_noticed and self.record.has_runner else ordered_s
+
+    async def _politely(self, link: KernelLink) -> None:
+        """Give the kernel's programs notice; where a grace was ordered, wait for them that long."""
+        grace_s = self.record.stop.grace_s if self.record.stop is not None else None
+        try:
+            async with asyncio.timeout(1.0):
+                await link.shutdown(grace_s)
+        except (BackendError, TimeoutError):
+            return  # it is stopped the hard way next
+        if grace_s is None or not self.record.has_runner:
+            return
+        try:
+            async with asyncio.timeout(grace_s):
+                while not self._container_ended and not (self.record.stop and self.record.stop.forced):
+                    self._wake.clear()
+                    await self._wake.wait()
+        except TimeoutError:
+            pass  # its time is up
 
     async def _kill_now(self) -> None:
         """A forced order overtook a polite one."""
@@ -432,11 +458,3 @@ def _forget_background(task: asyncio.Task[None]) -> None:
 
 class _StoppedError(Exception):
     """Somebody wants the kernel to end."""
-
-
-async def _politely(link: KernelLink) -> None:
-    try:
-        async with asyncio.timeout(1.0):
-            await link.shutdown()
-    except (BackendError, TimeoutError):
-        pass  # it is stopped the hard way next

@@ -192,11 +192,15 @@ class RunnerLink:
         """Ask what the runner is doing."""
         return _status(await self._wire.request(b"status", timeout_s=timeout_s))
 
-    async def shutdown(self) -> None:
-        """Ask the runner to end: it interrupts what runs and leaves within a few seconds."""
+    async def shutdown(self, grace_s: float | None = None) -> None:
+        """Ask the runner to end: it interrupts what runs and leaves within a few seconds.
+
+        Args:
+            grace_s: Tell commands (with SIGTERM) to end by themselves, and leave them this long instead.
+        """
         # A runner that is gone before its answer came did what was asked.
         with contextlib.suppress(KernelUnreachable):
-            await self._wire.request(b"shutdown")
+            await self._wire.request(b"shutdown", *(() if grace_s is None else (b"%.3f" % grace_s,)))
 
     # -- terminals --------------------------------------------------------------------------------------------
 

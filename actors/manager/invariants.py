@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from backendai_ray.core.ids import ResourceGroupName, SessionId
+from backendai_ray.core.quotas import scopes_of
 from backendai_ray.core.scheduling import KernelFreed, KernelHeld, SessionQueued, SessionUnqueued
 from backendai_ray.core.sessions import Status
 
@@ -14,7 +16,13 @@ from .world import World
 
 def broken(world: World) -> list[str]:
     """Return a sentence for everything that does not hold; empty when all is well."""
-    return [*_ledger(world), *_queue(world), *_book(world), *world.ledger.overbooked()]
+    return [
+        *_ledger(world),
+        *_allowances(world),
+        *_queue(world),
+        *_book(world),
+        *world.ledger.overbooked(),
+    ]
 
 
 def _ledger(world: World) -> Iterator[str]:
@@ -28,6 +36,17 @@ def _ledger(world: World) -> Iterator[str]:
     for kernel_id in wanted.keys() | held.keys():
         if wanted.get(kernel_id) != held.get(kernel_id):
             yield f"kernel {kernel_id}: the record says {wanted.get(kernel_id)}, the ledger {held.get(kernel_id)}"
+
+
+def _allowances(world: World) -> Iterator[str]:
+    live = world.book.live.values()
+    holding = {kernel.id for session in live for kernel in session.kernels if holds_devices(kernel)}
+    if world.allowances.held() != holding:
+        yield f"quotas count the kernels {world.allowances.held()}, but {holding} hold devices"
+    waiting = Counter(scope for s in live if s.status is Status.PENDING for scope in scopes_of(s.spec))
+    for scope, count in waiting.items():
+        if world.allowances.waiting(scope) != count:
+            yield f"quotas count {world.allowances.waiting(scope)} waiting sessions of {scope}, but {count} wait"
 
 
 def _queue(world: World) -> Iterator[str]:

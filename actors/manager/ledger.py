@@ -7,7 +7,7 @@ agent's and the policies' own :class:`~backendai_ray.core.allocator.DeviceMap`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from backendai_ray.core.allocator import DeviceMap
 from backendai_ray.core.devices import Allocation, Device
@@ -57,6 +57,28 @@ class Ledger:
                 return why
             self._where[kernel.kernel_id] = kernel.agent_id
             taken.append(kernel.kernel_id)
+        return ""
+
+    def would_hold(self, kernels: Sequence[KernelPlacement], gone: Collection[KernelId]) -> str:
+        """Say whether kernels could hold devices if others were gone; nothing is held by this.
+
+        Returns:
+            Empty, or the sentence that says why not.
+        """
+        trials: dict[AgentId, DeviceMap] = {}
+        for kernel in kernels:
+            trial = trials.get(kernel.agent_id)
+            if trial is None:
+                node = self._nodes.get(kernel.agent_id)
+                if node is None:
+                    return f"node {kernel.agent_id} is not known"
+                trial = trials[kernel.agent_id] = node.copy()
+                for kernel_id in gone:
+                    trial.release(kernel_id)
+            try:
+                trial.hold(kernel.kernel_id, kernel.allocation)
+            except Conflict as exc:
+                return f"{kernel.agent_id}: {exc.message}"
         return ""
 
     def adopt(self, kernel_id: KernelId, agent_id: AgentId, allocation: Allocation) -> None:

@@ -15,6 +15,7 @@ from actors.contracts import (
     AgentView,
     Keypair,
     NodeDetail,
+    QuotaView,
     Route,
     SessionPage,
     SokovanContract,
@@ -32,6 +33,7 @@ from backendai_ray.core.errors import (
 )
 from backendai_ray.core.ids import AccessKey, AgentId, KernelId, ResourceGroupName, SessionId, parse_session_name
 from backendai_ray.core.lifecycle import Renamed, RestartRequested, StatusChange, TerminateRequested
+from backendai_ray.core.quotas import Limits, Scope
 from backendai_ray.core.reports import KernelFact
 from backendai_ray.core.scheduling import Applied, Changes, Plan
 from backendai_ray.core.sessions import TERMINAL, Reason, Session, Status
@@ -365,6 +367,18 @@ class Manager:
             AgentNotFound: there never was one of that id.
         """
         return node_detail((await self._ready()).world, agent_id)
+
+    async def quotas(self, access_key: AccessKey | None) -> Sequence[QuotaView]:
+        """Return the quotas that bind a keypair; ``None``: all there are."""
+        desk = (await self._ready()).quota_desk
+        if access_key is None:
+            return desk.all()
+        keypair = await self.keypair(access_key)
+        return [] if keypair is None else desk.of(keypair)
+
+    async def set_quota(self, scope: Scope, limits: Limits) -> QuotaView:
+        """Replace a scope's limits; see :meth:`.quota_desk.QuotaDesk.set` for what it raises."""
+        return await (await self._ready()).quota_desk.set(scope, limits)
 
     # ── for agents and the node watcher ───────────────────────────────────────────────────────────────────────────
 

@@ -62,6 +62,7 @@ class Destroy:
     """0: a stray, whatever its attempt."""
     reason: Reason
     forced: bool
+    grace_s: float | None = None
 
     @property
     def key(self) -> tuple[str, KernelId]:
@@ -143,9 +144,9 @@ class Orders:
             match effect:
                 case CreateKernels():
                     self.create(session, {kernel.id for kernel in session.kernels})
-                case DestroyKernels(kernels, reason, forced):
+                case DestroyKernels(kernels, reason, forced, grace_s):
                     for kernel_id, agent_id in kernels:
-                        self.give(agent_id, Destroy(kernel_id, session.attempt, reason, forced))
+                        self.give(agent_id, Destroy(kernel_id, session.attempt, reason, forced, grace_s))
                 case RestartKernels(kernels):
                     for kernel_id, agent_id in kernels:
                         self._begun.discard(kernel_id)
@@ -169,7 +170,8 @@ class Orders:
             if kernel.agent_id is None or kernel.status in TERMINAL:
                 continue
             if session.status is Status.TERMINATING:
-                self.give(kernel.agent_id, Destroy(kernel.id, session.attempt, session.reason, False))
+                grace_s = session.eviction.grace_s if session.eviction is not None else None
+                self.give(kernel.agent_id, Destroy(kernel.id, session.attempt, session.reason, False, grace_s))
             elif kernel.status is Status.RESTARTING:
                 self.give(kernel.agent_id, Restart(kernel.id, session.epoch))
         if session.status is Status.RUNNING:
@@ -311,8 +313,8 @@ class Orders:
         match batch[0]:
             case Create():
                 await agent.create_kernels([order.spec for order in batch if isinstance(order, Create)])
-            case Destroy(reason=reason, forced=forced):
-                await agent.destroy_kernels(_kernels(batch), reason, forced=forced)
+            case Destroy(reason=reason, forced=forced, grace_s=grace_s):
+                await agent.destroy_kernels(_kernels(batch), reason, forced=forced, grace_s=grace_s)
             case Restart(epoch=epoch):
                 await agent.restart_kernels(_kernels(batch), epoch)
             case Acknowledge():
@@ -372,7 +374,7 @@ def _goes_with(order: Order, first: Order) -> bool:
     """Return whether an order can go to the agent in the same call."""
     match order, first:
         case Destroy(), Destroy():
-            return (order.reason, order.forced) == (first.reason, first.forced)
+            return (order.reason, order.forced, order.grace_s) == (first.reason, first.forced, first.grace_s)
         case Restart(), Restart():
             return order.epoch == first.epoch
         case (Create(), Create()) | (Acknowledge(), Acknowledge()):

@@ -17,6 +17,7 @@ from .minding import Minder
 from .orders import Orders
 from .placing import Placing
 from .ports import Clock, ConnectAgent, ManagerStore, NewId, Relay
+from .quota_desk import QuotaDesk
 from .reconcile import Reconciler
 from .registrar import Registrar
 from .submission import Submission
@@ -40,6 +41,7 @@ class Parts:
     reconciler: Reconciler
     minder: Minder
     registrar: Registrar
+    quota_desk: QuotaDesk
     first_keypair: Keypair
 
 
@@ -96,12 +98,14 @@ async def load(
         reconciler=reconciler,
         minder=minder,
         registrar=Registrar(settings.scheduler, world, store, reconciler, minder, clock),
+        quota_desk=QuotaDesk(world, store, waker),
         first_keypair=first_keypair,
     )
 
 
 async def _load_world(world: World, store: ManagerStore, settings: Settings, clock: Clock) -> None:
     world.groups.update(await load_groups(store, settings.scheduler))
+    world.allowances.limits.update({quota.scope: quota.limits for quota in await store.quotas()})
     now = clock()
     for record in await store.agents():
         world.nodes.restore(record, now)

@@ -9,14 +9,15 @@ import structlog
 
 from backendai_ray.core.errors import BackendError
 from backendai_ray.core.ids import KernelId, ResourceGroupName, SessionId
-from backendai_ray.core.lifecycle import Effect, Placed, StatusChange, TerminateRequested, step
-from backendai_ray.core.scheduling import Applied, Placement, Plan, Preemption, Rejection
-from backendai_ray.core.sessions import Reason, Session, Status
+from backendai_ray.core.lifecycle import Effect, Placed, StatusChange, step
+from backendai_ray.core.scheduling import Applied, Placement, Plan, Rejection
+from backendai_ray.core.sessions import Session, Status
 from backendai_ray.store import Batch
 
 from .journal import Journal
 from .orders import Orders
 from .ports import Clock
+from .preempting import Preempting
 from .world import World
 
 log = structlog.get_logger()
@@ -44,6 +45,7 @@ class Placing:
         self._journal = journal
         self._orders = orders
         self._clock = clock
+        self._preempting = Preempting(world, journal, orders, clock)
 
     async def apply(self, group: ResourceGroupName, plan: Plan, pass_id: str) -> Applied:
         """Commit what still fits, and order the kernels: one call per agent.
@@ -57,7 +59,7 @@ class Placing:
         for refusal in plan.refusals:
             if refusal.session_id in self._world.book.live:
                 self._world.notes[refusal.session_id] = refusal.message
-        rejected = [r for preemption in plan.preemptions if (r := await self._preempt(preemption, pass_id))]
+        rejected: list[Rejection] = []
         async with self._journal.exclusively(placement.session_id for placement in plan.placements):
             accepted = _Accepted()
             for placement in plan.placements:
@@ -66,7 +68,15 @@ class Placing:
                     log.info("placement.rejected", session_id=placement.session_id, why=why, cause=pass_id)
                     rejected.append(Rejection(placement.session_id, why))
             placed = await self._commit(accepted)
-        return Applied(placed=placed, rejected=tuple(rejected), upto=self._world.log(group).upto)
+        preempted: list[SessionId] = []
+        if not rejected:  # else there is more room than the plan knew of, and the next one may need no victim
+            preempted, rejected = await self._preempting.carry_out(group, plan, pass_id)
+        return Applied(
+            placed=placed,
+            rejected=tuple(rejected),
+            upto=self._world.log(group).upto,
+            preempted=tuple(preempted),
+        )
 
     def _accept(self, group: ResourceGroupName, placement: Placement, pass_id: str, accepted: _Accepted) -> str:
         """Hold devices for a line and add it to the commit; returns the sentence that says why not."""
@@ -76,6 +86,7 @@ class Placing:
         why = self._objection(group, session, placement) or self._world.ledger.hold_all(placement.kernels)
         if why:
             return why
+        self._world.allowances.hold(session, (kernel.kernel_id for kernel in placement.kernels))
         where = {kernel.kernel_id: (kernel.agent_id, kernel.allocation) for kernel in placement.kernels}
         outcome = step(session, Placed(cause=pass_id, now=self._clock(), where=where))
         accepted.moves.append((session, outcome.session, outcome.effects))
@@ -94,6 +105,8 @@ class Placing:
             return "the session still waits for others"
         if spec.starts_at is not None and spec.starts_at > self._clock():
             return "the session's start time has not come"
+        if breach := self._world.allowances.breach(spec):
+            return str(breach)
         if sorted(k.kernel_id for k in placement.kernels) != sorted(k.id for k in session.kernels):
             return "the plan does not place exactly the session's kernels"
         for kernel in placement.kernels:
@@ -126,14 +139,4 @@ class Placing:
     def _release(self, accepted: _Accepted) -> None:
         for kernel_id in accepted.kernels():
             self._world.ledger.release(kernel_id)
-
-    async def _preempt(self, preemption: Preemption, pass_id: str) -> Rejection | None:
-        """End a session so that another can start; that one is placed by a later pass, once there is room."""
-        if preemption.reschedule:
-            return Rejection(preemption.victim, "a session that runs cannot be put back into the queue")
-        end = TerminateRequested(cause=pass_id, now=self._clock(), reason=Reason.PREEMPTED, message=preemption.message)
-        try:
-            ended = await self._journal.advance(preemption.victim, lambda _: [end])
-        except BackendError as exc:
-            return Rejection(preemption.victim, exc.message)
-        return None if ended is not None else Rejection(preemption.victim, "the session has ended already")
+        self._world.allowances.free(accepted.kernels())

@@ -65,6 +65,7 @@ class Submission:
             InvalidParameter: resource group, gang size or a dependency is not usable.
             InsufficientResources: no node was ever seen that is large enough.
             NameInUse: a live session of the owner has the name, and it is not to be reused.
+            QuotaExceeded: its owner has as many waiting sessions as he may.
             StoreUnavailable: nothing was taken in.
         """
         return await asyncio.shield(self._submit(request))
@@ -114,6 +115,7 @@ class Submission:
             return self._reuse(self._world.book.live[holder], request)
         self._check(spec)
         done = self._names[name] = asyncio.Event()
+        self._world.allowances.enter_queue(spec)  # before the commit, so that many at once do not pass the limit
         try:
             await note_dependencies(self._world.waiting, self._world.book, self._store, spec)
             if why := self._world.waiting.doomed.get(spec.id, ""):
@@ -123,6 +125,9 @@ class Submission:
             self._world.waiting.forget(spec.id)
             raise
         finally:
+            taken_in = self._world.book.live.get(spec.id)
+            if taken_in is None or taken_in.status is not Status.PENDING:
+                self._world.allowances.leave_queue(spec)
             del self._names[name]
             done.set()
         await self._journal.cancel_doomed()
@@ -190,6 +195,7 @@ class Submission:
                 f"clusterSize: a session has 1 to {limit} kernels, not {spec.cluster_size}", field="clusterSize"
             )
         self._check_size(spec)
+        self._world.allowances.check_queue(spec)
 
     def _check_size(self, spec: SessionSpec) -> None:
         """Refuse what no node of the group could ever hold, as far as nodes are known."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from backendai_ray.core.ids import AgentId, SessionId
-from backendai_ray.core.scheduling import PendingSession, RunningKernel
-from backendai_ray.core.sessions import TERMINAL, Kernel, KernelSpec, Session, SessionType
+from backendai_ray.core.scheduling import KernelPlacement, PendingSession, RunningKernel
+from backendai_ray.core.sessions import TERMINAL, Kernel, KernelSpec, Session, SessionType, Status
 
 
 def pending_session(
     session: Session, *, waiting_for: Sequence[SessionId] = (), avoid: Sequence[AgentId] = ()
 ) -> PendingSession:
-    """Return a PENDING session as the scheduler sees it."""
+    """Return a session that waits, or would were it put back into the queue, as the scheduler sees it."""
     spec = session.spec
     return PendingSession(
         id=spec.id,
@@ -34,6 +34,8 @@ def pending_session(
         waiting_for=tuple(waiting_for),
         avoid_agents=tuple(avoid),
         time_limit_s=_time_limit_s(session),
+        nominated=tuple(KernelPlacement(name, agent, held) for name, (agent, held) in session.nominated.items()),
+        preemptions=session.preemptions,
     )
 
 
@@ -51,6 +53,7 @@ def running_kernel(session: Session, kernel: Kernel, placed_at: float) -> Runnin
     """Return a kernel that holds devices as the scheduler sees it."""
     if kernel.agent_id is None:
         raise ValueError(f"kernel {kernel.id} is not placed")
+    ending = session.status is Status.TERMINATING
     return RunningKernel(
         kernel_id=kernel.id,
         session_id=session.id,
@@ -58,10 +61,15 @@ def running_kernel(session: Session, kernel: Kernel, placed_at: float) -> Runnin
         access_key=session.spec.access_key,
         project=session.spec.project,
         domain=session.spec.domain,
+        user=session.spec.user,
         allocation=kernel.allocation,
         priority=session.spec.priority,
         placed_at=placed_at,
         time_limit_s=_time_limit_s(session),
+        preemptible=session.spec.type is not SessionType.SYSTEM,
+        restarts_as=pending_session(session) if session.spec.may_requeue else None,
+        ending=ending,
+        ending_for=session.eviction.beneficiary if ending and session.eviction is not None else None,
     )
 
 

@@ -11,19 +11,23 @@ from collections.abc import Iterable
 
 from backendai_ray.core.ids import AgentId, KernelId, ResourceGroupName, SessionId
 from backendai_ray.core.lifecycle import Deadlines
+from backendai_ray.core.quotas import Limits, Scope
 from backendai_ray.core.scheduling import (
     Change,
     Changes,
+    KernelEnding,
     KernelFreed,
     KernelHeld,
     NodeChanged,
     NodeGone,
+    QuotaChanged,
     SessionQueued,
     SessionUnqueued,
 )
 from backendai_ray.core.sessions import Session, Status
 from backendai_ray.store import GroupRecord
 
+from .allowances import Allowances
 from .book import Book
 from .changelog import ChangeLog
 from .dependencies import Waiting
@@ -41,6 +45,7 @@ class World:
         self.deadlines = deadlines
         self.book = Book()
         self.ledger = Ledger()
+        self.allowances = Allowances()
         self.nodes = Nodes()
         self.waiting = Waiting()
         self.timetable = Timetable()
@@ -62,15 +67,20 @@ class World:
         self.book.put(after)
         self._plan_ahead(before, after)
         freed = self._move_devices(before, after)
+        if after.status is Status.TERMINATING and before is not None and before.status is not Status.TERMINATING:
+            self._publish_ending(after)
         if before is not None and before.status is Status.PENDING and after.status is not Status.PENDING:
             self.waiting.forget(after.id)
             self.notes.pop(after.id, None)
+            self.allowances.leave_queue(after.spec)
             self._note(after, SessionUnqueued(after.id))
         queued = after.status is Status.PENDING
         if queued:
+            self.allowances.enter_queue(after.spec)
             self._remember_failure(before, after)
             self._publish_queued(after)
         groups = [after.spec.resource_group] if freed or (queued and self._is_news(before, after)) else []
+        groups += self._tell_others(after, gave_back=freed) if self._holds_otherwise(before, after) else []
         if after.is_terminal:
             groups += self._end(after)
         return groups
@@ -108,10 +118,35 @@ class World:
         if after.status is Status.PENDING and after.spec.starts_at is not None and before is None:
             self.timetable.add(after.spec.starts_at, after.id)
 
+    @staticmethod
+    def _holds_otherwise(before: Session | None, after: Session) -> bool:
+        held = sum(map(holds_devices, before.kernels)) if before is not None else 0
+        return held != sum(map(holds_devices, after.kernels))
+
+    def _tell_others(self, session: Session, *, gave_back: bool) -> list[ResourceGroupName]:
+        """Tell the other resource groups what the scopes of a session hold here now; returns who may place more."""
+        scopes = self.allowances.limited(session.spec)
+        others = [group for group in self.groups if group != session.spec.resource_group] if scopes else []
+        for group in others:
+            for scope in scopes:
+                self.log(group).add(QuotaChanged(self.allowances.quota(scope, group)))
+        return others if gave_back else []
+
+    def set_limits(self, scope: Scope, limits: Limits) -> list[ResourceGroupName]:
+        """Let committed limits take effect; returns the resource groups that have a reason for another pass."""
+        self.allowances.limits.pop(scope, None)
+        if limits:
+            self.allowances.limits[scope] = limits
+        for group in self.groups:
+            self.log(group).add(QuotaChanged(self.allowances.quota(scope, group)))
+        return list(self.groups)
+
     def _move_devices(self, before: Session | None, after: Session) -> bool:
         """Bring the ledger into line with the record; returns whether something became free."""
         old = {} if before is None else {k.id: k for k in before.kernels if holds_devices(k)}
         new = {k.id: k for k in after.kernels if holds_devices(k)}
+        self.allowances.free(old.keys() - new.keys())
+        self.allowances.hold(after, new)
         for kernel_id in old.keys() - new.keys():
             self.ledger.release(kernel_id)
             self._placed_at.pop(kernel_id, None)
@@ -124,14 +159,22 @@ class World:
             self._note(after, KernelHeld(running_kernel(after, kernel, after.status_at)))
         return bool(old.keys() - new.keys())
 
+    def _publish_ending(self, session: Session) -> None:
+        beneficiary = session.eviction.beneficiary if session.eviction is not None else None
+        for kernel in session.kernels:
+            if holds_devices(kernel):
+                self._note(session, KernelEnding(kernel.id, beneficiary))
+
     def drop_tentative_holds(self, session: Session) -> None:
         """Free what was held for a placement that turned out not to be committed."""
         for kernel in session.kernels:
             if not holds_devices(kernel):
                 self.ledger.release(kernel.id)
+                self.allowances.free([kernel.id])
 
     def _remember_failure(self, before: Session | None, after: Session) -> None:
-        if before is not None and before.attempt != after.attempt:
+        is_failure = before is not None and before.preemptions == after.preemptions
+        if before is not None and before.attempt != after.attempt and is_failure:
             tried = (k.agent_id for k in before.kernels if k.agent_id is not None)
             self._avoid[after.id] = {**self._avoid.get(after.id, {}), **dict.fromkeys(tried)}
 
@@ -190,6 +233,8 @@ class World:
         for node in self.nodes:
             if node.group == group and node.published is not None:
                 yield NodeChanged(node.agent_id, node.published[0], node.handle)
+        for scope in self.allowances.limits:
+            yield QuotaChanged(self.allowances.quota(scope, group))
         sessions = [s for s in self.book.live.values() if s.spec.resource_group == group]
         sessions.sort(key=lambda session: (session.created_at, session.id))
         for session in sessions:

@@ -40,6 +40,8 @@ class FakeAgent(AgentContract):
         self.kernels: dict[KernelId, KernelFact] = {}
         self.specs: dict[KernelId, KernelSpec] = {}
         self.epochs: dict[KernelId, int] = {}
+        self.graces: dict[KernelId, float | None] = {}
+        """How long the kernels that are to end may take."""
         self.calls: list[tuple[str, Any]] = []
         self.is_down = False
         self.is_quick = False
@@ -141,9 +143,12 @@ class FakeAgent(AgentContract):
         if self.is_quick:
             await self._say([self.start(fact.kernel_id) for fact in new])
 
-    async def destroy_kernels(self, kernel_ids: Sequence[KernelId], reason: Reason, *, forced: bool = False) -> None:
+    async def destroy_kernels(
+        self, kernel_ids: Sequence[KernelId], reason: Reason, *, forced: bool = False, grace_s: float | None = None
+    ) -> None:
         if not await self._arrive("destroy", list(kernel_ids)):
             return
+        self.graces.update(dict.fromkeys(kernel_ids, grace_s))
         facts: list[KernelFact] = []
         for kernel_id in kernel_ids:
             if kernel_id not in self.kernels:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from backendai_ray.core.errors import Conflict, IdempotencyMismatch, NameInUse, StoreUnavailable
 from backendai_ray.core.ids import AccessKey, AgentId, ResourceGroupName, SessionId
 from backendai_ray.core.lifecycle import StatusChange
+from backendai_ray.core.quotas import Scope
 from backendai_ray.core.sessions import Session
-from backendai_ray.store import AgentRecord, Batch, GroupRecord, IdempotencyRecord, KeypairRecord
+from backendai_ray.store import AgentRecord, Batch, GroupRecord, IdempotencyRecord, KeypairRecord, QuotaRecord
 
 
 class MemoryStore:
@@ -23,6 +24,7 @@ class MemoryStore:
         self.keypair_records: dict[str, KeypairRecord] = {}
         self.agent_records: dict[AgentId, AgentRecord] = {}
         self.group_records: dict[ResourceGroupName, GroupRecord] = {}
+        self.quota_records: dict[Scope, QuotaRecord] = {}
         self.commits: list[Batch] = []
         self.is_away = False
         self.forgets_to_answer = 0
@@ -39,6 +41,7 @@ class MemoryStore:
         self.keypair_records.update({record.access_key: record for record in batch.keypairs})
         self.agent_records.update({record.agent_id: record for record in batch.agents})
         self.group_records.update({record.name: record for record in batch.groups})
+        self.quota_records.update({record.scope: record for record in batch.quotas})
         if self.forgets_to_answer:
             self.forgets_to_answer -= 1
             raise StoreUnavailable("whether the last change was saved is not known yet", outcome="unknown")
@@ -129,6 +132,10 @@ class MemoryStore:
     async def groups(self) -> list[GroupRecord]:
         await self._arrive()
         return list(self.group_records.values())
+
+    async def quotas(self) -> list[QuotaRecord]:
+        await self._arrive()
+        return [record for record in self.quota_records.values() if record.limits]
 
     async def dependents(self, session_id: str) -> list[SessionId]:
         await self._arrive()

@@ -76,6 +76,7 @@ def to_core(
         bootstrap_script=_no_nul(body.bootstrap_script, "bootstrap_script"),
         batch_timeout_s=_limit_s(body.batch_timeout, "batch_timeout"),
         priority=body.priority,
+        requeue=body.requeue,
         starts_at=_starts_at(body.starts_at, now),
         depends_on=depends_on,
         dependency_failure=DependencyFailure(body.dependency_failure),

@@ -48,6 +48,12 @@ def creation_options(command: _F) -> _F:
         click.option("--bootstrap", help="A shell script to run in each container first."),
         click.option("--shmem", help="Size of /dev/shm, such as 64m."),
         click.option("--priority", type=int, help="Higher starts earlier."),
+        click.option(
+            "--requeue/--no-requeue",
+            default=None,
+            help="Whether it may be ended and run again when a more important session needs the room; batch sessions "
+            "may if not said.",
+        ),
         click.option("--depends-on", "depends_on", multiple=True, metavar="SESSION", help="Wait for its success."),
         click.option(
             "--if-dependency-fails",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from backendai_ray.client._config import ClientConfig, load_config
 from backendai_ray.client._events import read_events
-from backendai_ray.client._models import Event, NodeInfo
+from backendai_ray.client._models import Event, NodeInfo, QuotaInfo
 from backendai_ray.client._nodes import NodeDetail
 from backendai_ray.client._sessions import AsyncSessions
 
@@ -100,6 +100,37 @@ class AsyncClient:
         """
         return NodeDetail.model_validate(await self._transport.json("GET", f"/agents/{quote(node_id, safe='')}"))
 
+    async def quotas(self) -> list[QuotaInfo]:
+        """Return the quotas with what is taken of them: to administrators all, to others those that bind them."""
+        answer = await self._transport.json("GET", "/quotas")
+        return [QuotaInfo.model_validate(one) for one in answer["items"]]
+
+    async def set_quota(
+        self,
+        scope: str,
+        name: str,
+        *,
+        slots: Mapping[str, str | int | float] | None = None,
+        sessions: int | None = None,
+        pending: int | None = None,
+    ) -> QuotaInfo:
+        """Replace the limits of a scope; for administrators. What is not given is not limited.
+
+        Args:
+            scope: ``keypair``, ``user``, ``project`` or ``domain``.
+            name: An access key, a user's name, ``DOMAIN/PROJECT``, or a domain's name.
+            slots: What its sessions may hold together, such as ``{"cpu": 32, "mem": "256g"}``.
+            sessions: How many may hold resources at the same time.
+            pending: How many may wait; one more is refused.
+        """
+        body = {"slots": dict(slots or {}), "sessions": sessions, "pending": pending}
+        answer = await self._transport.json("PUT", _quota_path(scope, name), body=body)
+        return QuotaInfo.model_validate(answer)
+
+    async def remove_quota(self, scope: str, name: str) -> None:
+        """Remove the limits of a scope; for administrators."""
+        await self._transport.json("DELETE", _quota_path(scope, name))
+
     def events(self, *, session: str = "*", last_event_id: str = "") -> AsyncIterator[Event]:
         """Yield what happens to your sessions (or the one of that name), without end.
 
@@ -107,3 +138,7 @@ class AsyncClient:
         """
         params = {"sessionName": session, "scope": "*"}
         return read_events(self._transport, "/events/session", params, last_event_id=last_event_id)
+
+
+def _quota_path(scope: str, name: str) -> str:
+    return f"/quotas/{quote(scope, safe='')}/{quote(name)}"

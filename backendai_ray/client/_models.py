@@ -176,6 +176,19 @@ class NodeInfo(Record):
     """Why nothing new is placed there, when nothing is."""
 
 
+class QuotaInfo(Record):
+    """What the sessions of a keypair, user, project or domain may hold together, and what they hold."""
+
+    scope: Text = ""
+    name: Text = ""
+    slots: Amounts = Field(default_factory=dict)
+    sessions: int | None = None
+    pending: int | None = None
+    used_slots: Amounts = Field(default_factory=dict, validation_alias=_named("used_slots", "usedSlots"))
+    used_sessions: int = Field(0, validation_alias=_named("used_sessions", "usedSessions"))
+    used_pending: int = Field(0, validation_alias=_named("used_pending", "usedPending"))
+
+
 class FileInfo(Record):
     """One entry of a session's folder."""
 

@@ -45,6 +45,7 @@ class AsyncSessions:
         bootstrap_script: str | None = None,
         batch_timeout_s: float | None = None,
         priority: int | None = None,
+        requeue: bool | None = None,
         starts_at: str | None = None,
         depends_on: Sequence[str] = (),
         dependency_failure: DependencyFailure | str = DependencyFailure.CANCEL,
@@ -76,6 +77,8 @@ class AsyncSessions:
             bootstrap_script: Run in each container before anything else.
             batch_timeout_s: How long the startup command may take.
             priority: Higher starts earlier.
+            requeue: Whether it may be ended and run again from its beginning when a more important session needs the
+                room; ``None``: batch sessions may.
             starts_at: Not before this ISO 8601 date.
             depends_on: Sessions that must succeed first.
             dependency_failure: When one of them fails: ``cancel`` this session, or ``start-anyway``.
@@ -116,6 +119,7 @@ class AsyncSessions:
             "bootstrap_script": bootstrap_script,
             "batch_timeout": batch_timeout_s,
             "priority": priority,
+            "requeue": requeue,
             "starts_at": starts_at,
             "dependencies": list(depends_on) or None,
             "dependency_failure": str(dependency_failure) if dependency_failure != DependencyFailure.CANCEL else None,

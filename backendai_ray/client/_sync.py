@@ -221,6 +221,9 @@ class Client(_Face[AsyncClient]):
     node = _plain(AsyncClient.node)
     events = _iterating(AsyncClient.events)
     hello = _plain(AsyncClient.hello)
+    quotas = _plain(AsyncClient.quotas)
+    set_quota = _plain(AsyncClient.set_quota)
+    remove_quota = _plain(AsyncClient.remove_quota)
 
     def __init__(
         self,

@@ -20,6 +20,8 @@ class DestroyKernels:
     kernels: tuple[tuple[KernelId, AgentId], ...]
     reason: Reason
     forced: bool = False
+    grace_s: float | None = None
+    """How long the processes have between the notice and the kill; ``None``: as the agent's settings say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@
     ├── UnsupportedByImage          422
     ├── KernelBusy                  429
     ├── InsufficientResources       412
+    ├── QuotaExceeded               412
     ├── Unavailable                 503
     │   ├── RequestLost             503  (at the client: the connection broke on the way)
     │   ├── AgentUnavailable        503
@@ -214,6 +215,12 @@ class InsufficientResources(BackendError):
     code = "insufficient-resources"
     http_status = 412
     title = "The request can never be satisfied here."
+
+
+class QuotaExceeded(BackendError):
+    code = "quota-exceeded"
+    http_status = 412
+    title = "A quota does not allow this."
 
 
 class KernelBusy(BackendError):

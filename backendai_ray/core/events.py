@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .devices import Allocation
-from .ids import AgentId, KernelId
-from .sessions import Reason, Status
+from .ids import AgentId, KernelId, SessionId
+from .sessions import Place, Reason, Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +74,26 @@ class TerminateRequested(_Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Nominated(_Event):
+    """A place is being made for a session that waits: others are ended for it."""
+
+    where: Place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreemptRequested(_Event):
+    """A more important session needs the room."""
+
+    beneficiary: SessionId
+    message: str
+    reschedule: bool
+    """Put the session back into the queue once nothing of it is left."""
+    grace_s: float | None = None
+    next_place: Place = field(default_factory=dict)
+    """Of a session that is moved: the place that is kept for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RestartRequested(_Event):
     """The user wants fresh containers at the same place, with the same files."""
 
@@ -109,6 +129,8 @@ Event = (
     | KernelEnded
     | StartupFinished
     | TerminateRequested
+    | Nominated
+    | PreemptRequested
     | RestartRequested
     | Renamed
     | AgentLost

@@ -35,14 +35,27 @@ from .events import (
     KernelEnded,
     KernelProgressed,
     KernelStarted,
+    Nominated,
     Placed,
+    PreemptRequested,
     Renamed,
     RestartRequested,
     StartupFinished,
     TerminateRequested,
 )
 from .ids import AgentId, KernelId, ResourceGroupName, SessionId
-from .sessions import STARTING, TERMINAL, Kernel, Reason, Session, SessionResult, SessionSpec, SessionType, Status
+from .sessions import (
+    STARTING,
+    TERMINAL,
+    Eviction,
+    Kernel,
+    Reason,
+    Session,
+    SessionResult,
+    SessionSpec,
+    SessionType,
+    Status,
+)
 
 __all__ = [
     "MAX_ATTEMPTS",
@@ -60,7 +73,9 @@ __all__ = [
     "KernelEnded",
     "KernelProgressed",
     "KernelStarted",
+    "Nominated",
     "Placed",
+    "PreemptRequested",
     "ReleaseDevices",
     "Renamed",
     "RestartKernels",
@@ -93,8 +108,8 @@ TRANSITIONS: Final[Mapping[Status, frozenset[Status]]] = {
     Status.ERROR: frozenset(),
 }
 """Every legal move of a session. One event may make two of them: a session whose last kernel ends by itself goes
-through TERMINATING within one step, and the history shows both moves. A start that failed in a way that may pass
-goes back to PENDING once nothing of it is left."""
+through TERMINATING within one step, and the history shows both moves. A start that failed in a way that may pass,
+and a session that was preempted to be run again, go back to PENDING once nothing of them is left."""
 
 OWNERS: Final[Mapping[Status, str]] = {
     Status.PENDING: "sokovan",
@@ -149,6 +164,8 @@ class Deadlines:
             return None
         else:
             limit = getattr(self, session.status.value.lower())
+            if limit is not None and session.status is Status.TERMINATING and session.eviction is not None:
+                limit += session.eviction.grace_s or 0.0
         return None if limit is None else session.status_at + limit
 
 
@@ -208,6 +225,11 @@ def _handle(session: Session, event: Event) -> tuple[Session, tuple[Effect, ...]
             return _startup_finished(session, event)
         case TerminateRequested():
             return _terminate(session, event.reason, event.message, event.now, forced=event.forced)
+        case Nominated():
+            is_news = session.status is Status.PENDING and session.nominated != event.where
+            return (replace(session, nominated=event.where) if is_news else session), ()
+        case PreemptRequested():
+            return _preempt(session, event)
         case RestartRequested():
             return _restart(session, event)
         case Renamed():
@@ -252,7 +274,8 @@ def _placed(session: Session, event: Placed) -> tuple[Session, tuple[Effect, ...
         for kernel in session.kernels
     )
     nodes = ", ".join(sorted({str(agent) for agent, _ in event.where.values()}))
-    placed = _move(replace(session, kernels=kernels), Status.SCHEDULED, Reason.PLACED, f"placed on {nodes}", event.now)
+    session = replace(session, kernels=kernels, nominated={})
+    placed = _move(session, Status.SCHEDULED, Reason.PLACED, f"placed on {nodes}", event.now)
     return placed, (Dequeue(), CreateKernels())
 
 
@@ -320,7 +343,7 @@ def _kernel_ended(session: Session, event: KernelEnded) -> tuple[Session, tuple[
     effects: tuple[Effect, ...] = (ReleaseDevices(kernel.id, agent_id),)
     session = _with_kernel(session, kernel)
     if session.status is not Status.TERMINATING:
-        reason = Reason.RETRY if failed_start and event.retryable and session.attempt < MAX_ATTEMPTS else event.reason
+        reason = Reason.RETRY if failed_start and event.retryable and _may_retry(session) else event.reason
         message = event.message or f"{kernel.hostname} ended: {event.reason}"
         if session.spec.cluster_size > 1:
             message = f"{kernel.hostname}: {message}"
@@ -334,7 +357,7 @@ def _kernel_ended(session: Session, event: KernelEnded) -> tuple[Session, tuple[
 def _finish_if_empty(session: Session, now: float, effects: tuple[Effect, ...]) -> tuple[Session, tuple[Effect, ...]]:
     if session.status is not Status.TERMINATING or any(k.status not in TERMINAL for k in session.kernels):
         return session, effects
-    if session.reason is Reason.RETRY:
+    if _goes_back(session):
         return _back_to_queue(session, now), (*effects, Enqueue())
     failed = session.reason in _FAILURES and session.result is not SessionResult.SUCCESS
     ended = _move(session, Status.ERROR if failed else Status.TERMINATED, session.reason, session.message, now)
@@ -348,11 +371,35 @@ _FAILURES: Final = frozenset({Reason.START_FAILED, Reason.START_TIMEOUT, Reason.
 """Reasons that make the end an ERROR and not a TERMINATED: nothing that the user or the program did."""
 
 
+def _may_retry(session: Session) -> bool:
+    """Return whether a failed start is tried again; being preempted is no failure."""
+    return session.attempt - session.preemptions < MAX_ATTEMPTS
+
+
+def _goes_back(session: Session) -> bool:
+    """Return whether a session that is being ended waits again afterwards."""
+    if session.reason is Reason.PREEMPTED:
+        return session.eviction is not None and session.eviction.reschedule
+    return session.reason is Reason.RETRY
+
+
 def _back_to_queue(session: Session, now: float) -> Session:
     kernels = tuple(Kernel(id=k.id, role=k.role, index=k.index) for k in session.kernels)
-    message = f"attempt {session.attempt} failed ({session.message}); waiting for another try"
-    queued = _move(session, Status.PENDING, Reason.RETRY, message, now)
-    return replace(queued, kernels=kernels, attempt=session.attempt + 1)
+    if session.reason is Reason.PREEMPTED:
+        message = f"{session.message}; waits to run again from its beginning"
+        session = replace(session, preemptions=session.preemptions + 1, started_at=None, exit_code=None)
+    else:
+        message = f"attempt {session.attempt} failed ({session.message}); waiting for another try"
+    queued = _move(session, Status.PENDING, session.reason, message, now)
+    return replace(queued, kernels=kernels, attempt=session.attempt + 1, eviction=None)
+
+
+def _preempt(session: Session, event: PreemptRequested) -> tuple[Session, tuple[Effect, ...]]:
+    if session.status in (Status.PENDING, Status.TERMINATING) or (event.reschedule and not session.spec.may_requeue):
+        return session, ()
+    eviction = Eviction(beneficiary=event.beneficiary, reschedule=event.reschedule, grace_s=event.grace_s)
+    session = replace(session, eviction=eviction, nominated=event.next_place)
+    return _terminate(session, Reason.PREEMPTED, event.message, event.now, forced=False)
 
 
 def _startup_finished(session: Session, event: StartupFinished) -> tuple[Session, tuple[Effect, ...]]:
@@ -361,6 +408,11 @@ def _startup_finished(session: Session, event: StartupFinished) -> tuple[Session
     if session.status not in (Status.RUNNING, Status.TERMINATING):
         return session, ()  # a restart cut it off; what counts is the run after it
     succeeded = event.exit_code == 0 and not event.timed_out
+    if session.status is Status.TERMINATING and session.reason is Reason.PREEMPTED and _goes_back(session):
+        if not succeeded:
+            return session, ()  # it was told to end, and runs again
+        message = "the command ended with exit code 0 before it was preempted"
+        session = replace(session, reason=Reason.TASK_FINISHED, message=message)
     session = replace(
         session,
         result=SessionResult.SUCCESS if succeeded else SessionResult.FAILURE,
@@ -393,7 +445,7 @@ def _terminate(
         )
         return replace(cancelled, kernels=kernels, terminated_at=now), (Dequeue(),)
     if session.status is Status.TERMINATING:
-        if reason is not Reason.RETRY and session.reason is Reason.RETRY:  # the user's wish outranks a new try
+        if reason is not Reason.RETRY and _goes_back(session):  # the user's wish outranks a new try
             session = replace(session, reason=reason, message=message)
         return session, _destroy(session, reason, forced=forced) if forced else ()
     terminating = _move(session, Status.TERMINATING, reason, message, now)
@@ -407,7 +459,8 @@ def _terminate(
 
 def _destroy(session: Session, reason: Reason, *, forced: bool) -> tuple[Effect, ...]:
     alive = tuple((k.id, k.agent_id) for k in session.kernels if k.agent_id and k.status not in TERMINAL)
-    return (DestroyKernels(alive, reason, forced),) if alive else ()
+    grace_s = session.eviction.grace_s if session.eviction is not None else None
+    return (DestroyKernels(alive, reason, forced, grace_s),) if alive else ()
 
 
 def _restart(session: Session, event: RestartRequested) -> tuple[Session, tuple[Effect, ...]]:
@@ -475,7 +528,7 @@ def _deadline_expired(session: Session, event: DeadlineExpired) -> tuple[Session
             return _terminate(session, Reason.TASK_TIMEOUT, message, event.now, forced=False)
         case _:
             message = f"still {session.status} after its time"
-            may_retry = session.status in STARTING and session.attempt < MAX_ATTEMPTS
+            may_retry = session.status in STARTING and _may_retry(session)
             reason = Reason.RETRY if may_retry else Reason.START_TIMEOUT
             return _terminate(session, reason, message, event.now, forced=True)
 

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from .devices import Allocation, Device
 from .ids import AccessKey, AgentId, KernelId, ResourceGroupName, SessionId
+from .quotas import Quota
 from .sessions import ClusterMode, SessionType
 from .slots import ResourceSlots
 
@@ -46,6 +47,11 @@ class PendingSession:
     """Where an earlier attempt failed; they come last."""
     time_limit_s: float | None = None
     """How long it may run at most, counted from its placement as nearly as can be known; ``None``: for ever."""
+    nominated: tuple[KernelPlacement, ...] = ()
+    """The place that is being made for it: sessions were ended for it there. Nobody of its priority or a lower one
+    may take what is free of it."""
+    preemptions: int = 0
+    """How often it ran already and was put back into the queue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +69,15 @@ class RunningKernel:
     placed_at: float
     time_limit_s: float | None = None
     """How long its session may run at most; see :class:`PendingSession`."""
+    preemptible: bool = True
+    """Whether its session may be ended for a more important one at all."""
+    restarts_as: PendingSession | None = None
+    """What its session would wait as, were it put back into the queue; ``None``: it cannot be."""
+    ending: bool = False
+    """It is being ended: its devices are held still, and come free by themselves."""
+    ending_for: SessionId | None = None
+    """The waiting session that it is being ended for."""
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +105,8 @@ class Snapshot:
     running: Sequence[RunningKernel]
     nodes: Sequence[Node]
     """Sorted by agent id."""
+    quotas: Sequence[Quota] = ()
+    """The limits that bind sessions; those of a scope that nobody here is in do no harm."""
 
 
 class RefusalCode(StrEnum):
@@ -108,6 +125,7 @@ class RefusalCode(StrEnum):
     DEPENDENCIES = "dependencies"
     QUOTA = "quota"
     POLICY_FAILED = "policy-failed"
+    AWAITS_ROOM = "room-is-being-made"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +177,8 @@ class Preemption:
     beneficiary: SessionId
     message: str
     reschedule: bool = False
+    grace_s: float | None = None
+    """How long the victim's processes have between the notice and the kill; ``None``: as at any end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +192,9 @@ class Plan:
     """When the clock alone makes another decision worth while (a start time comes); Unix seconds."""
     warning: str = ""
     """What an administrator should know about how this plan came about: the policy failed and ``fifo`` decided."""
+    nominations: tuple[Placement, ...] = ()
+    """Where the beneficiaries of the preemptions go once the room is free, and where a session that is moved goes
+    next; kept for them until then."""
 
 
 class SchedulingPolicy(Protocol):
@@ -232,6 +255,15 @@ class KernelHeld:
 
 
 @dataclass(frozen=True, slots=True)
+class KernelEnding:
+    """A kernel that holds devices is being ended; ``KernelFreed`` follows when they are free."""
+
+    kernel_id: KernelId
+    beneficiary: SessionId | None = None
+    """The waiting session that it is ended for, if it is for one."""
+
+
+@dataclass(frozen=True, slots=True)
 class KernelFreed:
     """A kernel's devices are free again."""
 
@@ -256,7 +288,16 @@ class NodeGone:
     agent_id: AgentId
 
 
-Change = SessionQueued | SessionUnqueued | KernelHeld | KernelFreed | NodeChanged | NodeGone
+@dataclass(frozen=True, slots=True)
+class QuotaChanged:
+    """A quota was set, or its scope holds more or less in other groups; without limits it is no more."""
+
+    quota: Quota
+
+
+Change = (
+    SessionQueued | SessionUnqueued | KernelHeld | KernelEnding | KernelFreed | NodeChanged | NodeGone | QuotaChanged
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,3 +330,4 @@ class Applied:
     rejected: tuple[Rejection, ...]
     upto: int
     """The change number that the next snapshot must have reached."""
+    preempted: tuple[SessionId, ...] = ()

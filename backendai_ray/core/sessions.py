@@ -129,6 +129,13 @@ class SessionSpec:
     preopen_ports: tuple[int, ...] = ()
     callback_url: str = ""
     tag: str = ""
+    requeue: bool | None = None
+    """Whether it may be ended and run anew from its beginning to make room; ``None``: batch sessions may."""
+
+    @property
+    def may_requeue(self) -> bool:
+        """Whether a preempted session goes back into the queue where the resource group's policy asks for that."""
+        return self.type is SessionType.BATCH if self.requeue is None else self.requeue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +163,22 @@ class Kernel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Eviction:
+    """How a preempted session is being ended, and for whom."""
+
+    beneficiary: SessionId
+    """The waiting session that gets the room."""
+    reschedule: bool
+    """Whether it goes back into the queue afterwards."""
+    grace_s: float | None = None
+    """How long its processes have between the notice and the kill; ``None``: as long as at any end."""
+
+
+Place = Mapping[KernelId, tuple[AgentId, Allocation]]
+"""Where each kernel of a session goes, down to devices."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """A session and its kernels, as one consistent record; times are Unix seconds."""
 
@@ -172,6 +195,12 @@ class Session:
     """Counts placements; a failed start of the kind that may pass is tried again elsewhere."""
     epoch: int = 0
     """Counts renames and restarts: a route looked up before is stale afterwards."""
+    preemptions: int = 0
+    """How often it was ended for a more important session and went back into the queue."""
+    eviction: Eviction | None = None
+    """Set while (and after) it is ended by a preemption."""
+    nominated: Place = field(default_factory=dict)
+    """The place that is being made for it while it waits; nobody of its priority or a lower one may take it."""
     created_at: float = 0.0
     status_at: float = 0.0
     """When the status was entered."""

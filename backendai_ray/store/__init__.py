@@ -8,6 +8,7 @@ from .records import (
     KernelLog,
     KeypairRecord,
     OutboxEvent,
+    QuotaRecord,
 )
 from .store import Store
 
@@ -19,5 +20,6 @@ __all__ = [
     "KernelLog",
     "KeypairRecord",
     "OutboxEvent",
+    "QuotaRecord",
     "Store",
 ]

@@ -95,6 +95,7 @@ _RECORD_TABLES = (
     tables.keypairs,
     tables.agents,
     tables.resource_groups,
+    tables.quotas,
 )
 
 
@@ -212,6 +213,8 @@ def _plain_records(batch: Batch) -> Iterable[tuple[Table, Any, _Row]]:
         yield tables.agents, agent.agent_id, rows.agent_row(agent)
     for group in batch.groups:
         yield tables.resource_groups, group.name, rows.group_row(group)
+    for quota in batch.quotas:
+        yield tables.quotas, quota.scope, rows.quota_row(quota)
 
 
 def _take(group: GroupWrite, judged: _Judged, last_event: int) -> None:

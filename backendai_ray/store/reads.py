@@ -14,7 +14,7 @@ from backendai_ray.core.sessions import TERMINAL, Kernel, Session, Status
 from backendai_ray.records import decode
 
 from . import rows, tables
-from .records import AgentRecord, GroupRecord, IdempotencyRecord, KeypairRecord, OutboxEvent
+from .records import AgentRecord, GroupRecord, IdempotencyRecord, KeypairRecord, OutboxEvent, QuotaRecord
 
 CHUNK = 500
 """Values of one IN list; SQLite takes 32,766 in all."""
@@ -155,6 +155,11 @@ def agents(connection: Connection) -> list[AgentRecord]:
 def groups(connection: Connection) -> list[GroupRecord]:
     query = select(tables.resource_groups).order_by(tables.resource_groups.c.name)
     return [rows.to_group(row) for row in _rows(connection, query)]
+
+
+def quotas(connection: Connection) -> list[QuotaRecord]:
+    query = select(tables.quotas).order_by(tables.quotas.c.kind, tables.quotas.c.name)
+    return [quota for row in _rows(connection, query) if (quota := rows.to_quota(row)).limits]
 
 
 def outbox(connection: Connection, after: int, limit: int) -> list[OutboxEvent]:

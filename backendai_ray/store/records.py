@@ -8,6 +8,7 @@ from typing import Any
 
 from backendai_ray.core.ids import AccessKey, AgentId, KernelId, ResourceGroupName, SessionId
 from backendai_ray.core.lifecycle import StatusChange
+from backendai_ray.core.quotas import Limits, Scope
 from backendai_ray.core.sessions import Session
 
 
@@ -76,6 +77,14 @@ class GroupRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaRecord:
+    """What a scope may have; without limits there is no quota."""
+
+    scope: Scope
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxEvent:
     """A committed change of status that the event bus has not confirmed yet."""
 
@@ -102,6 +111,7 @@ class Batch:
     keypairs: tuple[KeypairRecord, ...] = ()
     agents: tuple[AgentRecord, ...] = ()
     groups: tuple[GroupRecord, ...] = ()
+    quotas: tuple[QuotaRecord, ...] = ()
 
     def __bool__(self) -> bool:
         return any(getattr(self, part.name) for part in fields(self))

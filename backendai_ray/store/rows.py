@@ -11,10 +11,11 @@ from sqlalchemy import RowMapping
 from backendai_ray.core.errors import StoreUnavailable
 from backendai_ray.core.ids import AccessKey, AgentId, KernelId, ResourceGroupName, SessionId
 from backendai_ray.core.lifecycle import StatusChange
+from backendai_ray.core.quotas import Limits, Scope, ScopeKind
 from backendai_ray.core.sessions import Kernel, Reason, Session, Status
 from backendai_ray.records import DecodeError, decode, encode
 
-from .records import AgentRecord, GroupRecord, IdempotencyRecord, KernelLog, KeypairRecord, OutboxEvent
+from .records import AgentRecord, GroupRecord, IdempotencyRecord, KernelLog, KeypairRecord, OutboxEvent, QuotaRecord
 from .tables import FORMAT
 
 Row = dict[str, Any]
@@ -161,6 +162,14 @@ def group_row(group: GroupRecord) -> Row:
 def to_group(row: RowMapping) -> GroupRecord:
     values: Mapping[str, Any] = dict(row)
     return GroupRecord(**{**values, "options": decode(values["options"], dict[str, Any])})
+
+
+def quota_row(quota: QuotaRecord) -> Row:
+    return {"kind": quota.scope.kind.value, "name": quota.scope.name, "limits": encode(quota.limits).decode()}
+
+
+def to_quota(row: RowMapping) -> QuotaRecord:
+    return QuotaRecord(scope=Scope(ScopeKind(row["kind"]), row["name"]), limits=decode(row["limits"], Limits))
 
 
 def _columns(record: Any) -> Row:

@@ -18,7 +18,7 @@ from backendai_ray.core.sessions import Kernel, Session, Status
 from . import apply, faults, reads
 from .engines import Location, reader_engine, writer_engine
 from .guard import AdvisoryGuard, FileGuard
-from .records import AgentRecord, Batch, GroupRecord, IdempotencyRecord, KeypairRecord, OutboxEvent
+from .records import AgentRecord, Batch, GroupRecord, IdempotencyRecord, KeypairRecord, OutboxEvent, QuotaRecord
 from .writer import Ticket, Writer
 
 P = ParamSpec("P")
@@ -181,6 +181,10 @@ class Store:
     async def groups(self) -> list[GroupRecord]:
         """Return all resource groups."""
         return await self._read(reads.groups)
+
+    async def quotas(self) -> list[QuotaRecord]:
+        """Return every quota."""
+        return await self._read(reads.quotas)
 
     async def outbox(self, after: int = 0, limit: int = 500) -> list[OutboxEvent]:
         """Return events behind ``after`` that are not trimmed yet, in order of commit."""

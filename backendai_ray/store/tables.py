@@ -183,3 +183,11 @@ resource_groups = Table(
     Column("selection", String, nullable=False),
     Column("options", Text, nullable=False),
 )
+
+quotas = Table(
+    "quotas",
+    metadata,
+    Column("kind", Key, primary_key=True),
+    Column("name", Key, primary_key=True),
+    Column("limits", Text, nullable=False),
+)

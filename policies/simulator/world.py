@@ -66,6 +66,7 @@ class World:
                 access_key=session.access_key,
                 project=session.project,
                 domain=session.domain,
+                user=session.user,
                 allocation=kernel.allocation,
                 priority=session.priority,
                 placed_at=now,

@@ -29,6 +29,7 @@ from actors.contracts import (
     Holding,
     Keypair,
     NodeDetail,
+    QuotaView,
     Route,
     SessionPage,
     SubmitRequest,
@@ -56,6 +57,7 @@ from backendai_ray.core.execution import ConsoleRecord, ExecMode, RunOutput, Run
 from backendai_ray.core.ids import AccessKey, AgentId, DeviceId, KernelId, ResourceGroupName, SessionId
 from backendai_ray.core.lifecycle import StatusChange
 from backendai_ray.core.machine import Machine, Nic, NumaNode
+from backendai_ray.core.quotas import Limits, Scope, Use, scopes_of
 from backendai_ray.core.scheduling import NodeRefusal, Placement, Refusal, RefusalCode
 from backendai_ray.core.sessions import Kernel, Reason, Session, SessionResult, SessionType, Status
 from backendai_ray.core.slots import CPU, ResourceSlots, SlotName
@@ -103,6 +105,7 @@ class FakeManager:
         self.kept: dict[SessionId, Session] = {}
         self.submissions: list[SubmitRequest] = []
         self.request_ids: list[str] = []
+        self.quota_views: dict[Scope, QuotaView] = {}
         self._by_key: dict[str, SessionId] = {}
 
     async def keypair(self, access_key: str) -> Keypair | None:
@@ -323,6 +326,19 @@ class FakeManager:
                 lost_at=None,
             )
         ]
+
+    async def quotas(self, access_key: AccessKey | None) -> Sequence[QuotaView]:
+        self.faults.on("manager.quotas")
+        mine = None if access_key is None else set(scopes_of(USER))
+        return [view for scope, view in self.quota_views.items() if mine is None or scope in mine]
+
+    async def set_quota(self, scope: Scope, limits: Limits) -> QuotaView:
+        self.faults.on("manager.set_quota")
+        self.quota_views.pop(scope, None)
+        view = QuotaView(scope=scope, limits=limits, used=Use({"cpu": 1500}, 2), waiting=1)
+        if limits:
+            self.quota_views[scope] = view
+        return view
 
     async def groups(self) -> Mapping[ResourceGroupName, Mapping[str, Any]]:
         self.faults.on("manager.groups")

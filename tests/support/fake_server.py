@@ -150,6 +150,7 @@ class FakeServer:
         self.events: list[list[bytes]] = []
         """Bodies of the next event streams, in pieces; after one of them the connection breaks."""
         self.started_runs = 0
+        self.quotas: dict[tuple[str, str], dict[str, Any]] = {}
         self._answers: dict[str, httpx.Response] = {}
         self._failures: deque[httpx.Response | Exception] = deque()
         self._lost: deque[Exception] = deque()
@@ -222,6 +223,17 @@ class FakeServer:
                 return httpx.Response(200, json={**NODE, **NODE_DETAIL})
             case ("GET", "agents", node):
                 raise AgentNotFound(f"there is no node {node!r}")
+
+            case ("GET", "quotas"):
+                return httpx.Response(200, json={"items": list(self.quotas.values())})
+            case ("PUT", "quotas", kind, *name):
+                used = {"used_slots": {"cpu": "3"}, "used_sessions": 1, "used_pending": 0}
+                quota = {"scope": kind, "name": "/".join(name), **json.loads(request.content), **used}
+                self.quotas[kind, "/".join(name)] = quota
+                return httpx.Response(200, json=quota)
+            case ("DELETE", "quotas", kind, *name):
+                self.quotas.pop((kind, "/".join(name)), None)
+                return httpx.Response(204)
             case ("GET", "events", "session"):
                 return self._event_stream()
             case ("GET", "session"):

@@ -154,6 +154,8 @@ class FakeBackend(ComputeBackend):
         self.launch_errors: list[Exception] = []
         """Raised by the next launches, first things first."""
         self.stop_errors: list[Exception] = []
+        self.graces: list[float] = []
+        """What each stop was given."""
         self.sick = ""
         self.most_at_once = 0
         self._at_once = 0
@@ -219,6 +221,7 @@ class FakeBackend(ComputeBackend):
     def stop(self, life: Life, grace_s: float) -> Ending:
         if self.stop_errors:
             raise self.stop_errors.pop(0)
+        self.graces.append(grace_s)
         if life not in self.engine.lives:
             return Ending()
         if self.engine.lives[life].is_running:
@@ -290,7 +293,7 @@ class FakeLink:
     async def status(self, timeout_s: float = 10.0) -> RunnerStatus:
         return RunnerStatus(None, (), ())
 
-    async def shutdown(self) -> None: ...
+    async def shutdown(self, grace_s: float | None = None) -> None: ...
     async def open_pty(self, pty_id: str, *, rows: int = 24, cols: int = 80, command: str = "") -> None: ...
     async def pty_write(self, pty_id: str, data: bytes) -> None: ...
     async def pty_resize(self, pty_id: str, *, rows: int, cols: int) -> None: ...

@@ -113,6 +113,11 @@ class CreateSession(BaseModel):
         description="Not before this: ISO 8601, or from now on, such as `2h`.",
     )
     priority: Annotated[int, Field(ge=0, le=100)] = Field(10)
+    requeue: bool | None = Field(
+        None,
+        description="Whether it may be ended and run again from its beginning when a more important session needs the "
+        "room; batch sessions may if absent.",
+    )
     dependencies: list[str] | None = Field(
         None, max_length=100, description="Names or ids of sessions that must succeed before."
     )

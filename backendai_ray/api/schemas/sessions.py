@@ -104,6 +104,7 @@ class SessionView(_Answer):
     termination_time: str | None
     age: int = Field(description="Milliseconds since it was created.")
     attempt: int = Field(description="Counts placements.")
+    preemptions: int = Field(description="How often it was ended for another session and went back into the queue.")
     kernels: list[KernelView]
 
     @classmethod
@@ -147,6 +148,7 @@ class SessionView(_Answer):
             termination_time=iso(session.terminated_at),
             age=max(0, int(((session.terminated_at or now) - session.created_at) * 1000)),
             attempt=session.attempt,
+            preemptions=session.preemptions,
             kernels=[KernelView.of(kernel) for kernel in session.kernels],
         )
 

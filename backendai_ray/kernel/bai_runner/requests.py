@@ -77,7 +77,8 @@ class Requests:
         return [active.encode(), "\n".join(queued).encode(), "\n".join(ended).encode()]
 
     def do_shutdown(self, identity: bytes, head: bytes, args: list[bytes]) -> list[bytes]:
-        self._runner.begin_shutdown()
+        """Frames: none, or how long (seconds) commands have between their notice, a SIGTERM, and the end."""
+        self._runner.begin_shutdown(float(args[0]) if args else None)
         return []
 
     # -- runs -------------------------------------------------------------------------------------------------

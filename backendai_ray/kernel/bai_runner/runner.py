@@ -216,16 +216,26 @@ class Runner:
         except OSError:
             pass
 
-    def begin_shutdown(self) -> None:
-        """Stop soon: interrupt what runs, let atexit handlers run, and end in any case after a grace."""
+    def begin_shutdown(self, grace_s: float | None = None) -> None:
+        """Stop soon: interrupt what runs, let atexit handlers run, and end in any case after a grace.
+
+        With *grace_s* a command is told by SIGTERM and has that many seconds to end by itself.
+        """
         if self._stopping:
             return
         self._stopping = True
         with self.sink.lock:
             self.table.cancel_queued()
-        self.interrupt("")
+            active = self.table.active
+            group = active.group if active is not None else 0
+        if grace_s is not None and group:
+            from .batch import signal_group
+
+            signal_group(group, SIGTERM)
+        else:
+            self.interrupt("")
         self.jobs.put(None)
-        end_at = monotonic() + SHUTDOWN_GRACE_S
+        end_at = monotonic() + (SHUTDOWN_GRACE_S if grace_s is None else grace_s)
 
         def end_hard(now: float) -> float:
             if now >= end_at:

@@ -151,6 +151,16 @@ async def test_the_runners_shutdown_ends_its_commands(kernel: Kernel, link: Runn
     wait_until(lambda: not is_running(child), timeout_s=PATIENCE_S, story="the command's own child should be gone")
 
 
+async def test_a_shutdown_with_grace_lets_the_command_end_by_itself(kernel: Kernel, link: RunnerLink) -> None:
+    await link.run_startup("trap 'echo saved; exit 3' TERM; echo on; sleep 61 & wait")
+    await until_output(link, STARTUP_RUN_ID, "on")
+    await link.shutdown(PATIENCE_S)
+    assert kernel.process is not None
+    assert kernel.process.wait(PATIENCE_S) == 0
+    assert json.loads((kernel.folder / "run" / "result.json").read_text())["exit_code"] == 3
+    assert (kernel.folder / "run" / "startup.log").read_text().endswith("saved\n")
+
+
 def is_running(process: Path) -> bool:
     """Whether it still runs code; nobody may have asked for its exit status yet."""
     try:

@@ -16,6 +16,7 @@ from backendai_ray.core.errors import (
     StoreUnavailable,
 )
 from backendai_ray.core.ids import AgentId, ResourceGroupName
+from backendai_ray.core.quotas import Limits, Scope, ScopeKind
 from backendai_ray.core.sessions import Status
 from backendai_ray.store import (
     AgentRecord,
@@ -24,6 +25,7 @@ from backendai_ray.store import (
     IdempotencyRecord,
     KernelLog,
     KeypairRecord,
+    QuotaRecord,
     Store,
 )
 
@@ -188,6 +190,16 @@ async def test_two_uses_of_a_key_at_the_same_time(store: Store) -> None:
     )
     assert [type(result) for result in results] == [type(None), *[Conflict] * 7]
     assert await store.live_sessions() == sessions[:1]
+
+
+async def test_quotas_are_replaced_and_removed(store: Store) -> None:
+    user, project = Scope(ScopeKind.USER, "alice@example.com"), Scope(ScopeKind.PROJECT, "default/ml")
+    one = QuotaRecord(scope=user, limits=Limits(slots={"cpu": 0, "mem": 2**40}, sessions=3))
+    two = QuotaRecord(scope=project, limits=Limits(pending=5))
+    await store.commit(Batch(quotas=(one, two)))
+    assert await store.quotas() == [two, one]
+    await store.commit(Batch(quotas=(replace(one, limits=Limits(sessions=4)), replace(two, limits=Limits()))))
+    assert await store.quotas() == [replace(one, limits=Limits(sessions=4))]
 
 
 async def test_the_smaller_records(store: Store) -> None:

@@ -68,13 +68,49 @@ async def test_why_it_ends_is_on_disk_before_the_kernel_hears_of_it(
     await start(agent, bench, spec)
     reasons: list[Reason | None] = []
 
-    async def shutdown() -> None:
+    async def shutdown(grace_s: float | None = None) -> None:
         (record,) = Journal(bench.settings.sessions_dir, AGENT).load()
         reasons.append(record.stop and record.stop.reason)
 
     monkeypatch.setattr(bench.links[-1], "shutdown", shutdown)
     await end(agent, bench, spec)
     assert reasons == [Reason.USER_REQUESTED]
+
+
+async def test_a_kernel_with_notice_may_end_by_itself(
+    agent: Agent, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = kernel_spec()
+    await start(agent, bench, spec)
+    noticed: list[float | None] = []
+
+    async def shutdown(grace_s: float | None = None) -> None:
+        noticed.append(grace_s)
+        asyncio.get_running_loop().call_soon(bench.engine.end, bench.engine.running()[0])
+
+    monkeypatch.setattr(bench.links[-1], "shutdown", shutdown)
+    await agent.destroy_kernels([spec.kernel_id], Reason.PREEMPTED, grace_s=3600.0)
+    await bench.manager.until_status(spec.kernel_id, Status.TERMINATED)
+    fact = bench.manager.last(spec.kernel_id)
+    assert fact is not None
+    assert (noticed, fact.reason, bench.backend.graces) == ([3600.0], "preempted", [0.0])
+
+
+async def test_a_kernel_that_does_not_heed_its_notice_is_killed(agent: Agent, bench: Bench) -> None:
+    spec = kernel_spec()
+    await start(agent, bench, spec)
+    await agent.destroy_kernels([spec.kernel_id], Reason.PREEMPTED, grace_s=0.02)
+    await bench.manager.until_status(spec.kernel_id, Status.TERMINATED)
+    assert bench.backend.graces == [0.0]
+
+
+async def test_force_cuts_a_notice_short(agent: Agent, bench: Bench) -> None:
+    spec = kernel_spec()
+    await start(agent, bench, spec)
+    await agent.destroy_kernels([spec.kernel_id], Reason.PREEMPTED, grace_s=3600.0)
+    await asyncio.sleep(0.02)
+    await agent.destroy_kernels([spec.kernel_id], Reason.FORCED, forced=True)
+    await bench.manager.until_status(spec.kernel_id, Status.TERMINATED)
 
 
 async def test_repeated_orders_make_nothing_twice(agent: Agent, bench: Bench) -> None:

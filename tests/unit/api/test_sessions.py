@@ -128,6 +128,35 @@ async def test_the_cluster(client: httpx.AsyncClient, admin: httpx.AsyncClient, 
     assert (await client.get(f"/stream/session/{session}/apps")).json() == []
 
 
+async def test_quotas(client: httpx.AsyncClient, admin: httpx.AsyncClient) -> None:
+    limits = {"slots": {"cpu": "4", "mem": "2g", "cuda.device": 0}, "sessions": 3}
+    assert (await client.put("/quotas/user/user@example.com", json=limits)).status_code == 403
+    answer = await admin.put("/quotas/user/user@example.com", json=limits)
+    assert answer.json() == {
+        "scope": "user",
+        "name": "user@example.com",
+        "slots": {"cpu": "4", "mem": str(2**31), "cuda.device": "0"},
+        "sessions": 3,
+        "pending": None,
+        "used_slots": {"cpu": "1.5"},
+        "used_sessions": 2,
+        "used_pending": 1,
+    }
+    assert (await admin.put("/quotas/project/other/ml", json={"pending": 5})).json()["name"] == "other/ml"
+    assert len((await admin.get("/quotas")).json()["items"]) == 2
+    assert [one["scope"] for one in (await client.get("/quotas")).json()["items"]] == ["user"]
+    assert (await admin.delete("/quotas/user/user@example.com")).status_code == 204
+    assert (await client.get("/quotas")).json() == {"items": []}
+    for path, body, field in (
+        ("/quotas/team/x", limits, "kind"),
+        ("/quotas/user/x", {}, "slots"),
+        ("/quotas/user/x", {"slots": {"cpu": "much"}}, "slots.cpu"),
+        ("/quotas/user/x", {"sessions": -1}, "sessions"),
+        ("/quotas/user/x", {"gpus": 1}, "gpus"),
+    ):
+        assert (await admin.put(path, json=body)).json()["details"]["field"] == field
+
+
 async def test_health(anonymous: httpx.AsyncClient, cluster: FakeCluster) -> None:
     assert (await anonymous.get("/health/livez")).status_code == 200
     assert (await anonymous.get("/health/readyz")).status_code == 200

@@ -287,6 +287,22 @@ def test_files(bai: Bai, server: FakeServer, work: FakeSession, tmp_path: Path) 
     assert bai("download", "work", "nosuch").code == 3
 
 
+# ── quotas ──
+
+
+def test_quotas_are_set_listed_and_removed(bai: Bai, server: FakeServer) -> None:
+    assert bai("quota", "list").err == "No quota is set.\n"
+    outcome = bai("quota", "set", "project", "default/ml", "-r", "cpu=8", "-r", "mem=2g", "--sessions", "4")
+    assert (outcome.code, outcome.out) == (0, "The quota of project default/ml is set.\n")
+    [request] = server.asked("PUT", "/quotas/project/default/ml")
+    assert json.loads(request.content) == {"slots": {"cpu": "8", "mem": "2g"}, "sessions": 4, "pending": None}
+    assert "cpu 3/8, mem 0/2g" in bai("quota", "list").out
+    assert json.loads(bai("quota", "list", "--json").out)[0]["used_sessions"] == 1
+    assert bai("quota", "rm", "project", "default/ml").code == 0
+    assert json.loads(bai("quota", "list", "--json").out) == []
+    assert bai("quota", "set", "user", "alice").code == 2
+
+
 # ── errors ──
 
 

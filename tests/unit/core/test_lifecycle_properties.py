@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backendai_ray.core.ids import AgentId, KernelId
+from backendai_ray.core.ids import AgentId, KernelId, SessionId
 from backendai_ray.core.lifecycle import (
     MAX_ATTEMPTS,
     TRANSITIONS,
@@ -21,7 +21,9 @@ from backendai_ray.core.lifecycle import (
     KernelEnded,
     KernelProgressed,
     KernelStarted,
+    Nominated,
     Placed,
+    PreemptRequested,
     ReleaseDevices,
     Renamed,
     RestartRequested,
@@ -43,6 +45,7 @@ sessions = st.builds(
     type=st.sampled_from(list(SessionType)),
     startup_command=st.sampled_from(["", "true"]),
     batch_timeout_s=st.sampled_from([None, 5.0]),
+    requeue=st.sampled_from([None, True, False]),
 )
 
 
@@ -52,7 +55,7 @@ def event_after(draw: Any, session: Session, now: float) -> Event:
     at: dict[str, Any] = {"cause": "c", "now": now}
     kernel_id = KernelId(f"k{draw(st.integers(0, len(session.kernels)))}")  # one of them is nobody's
     attempt = max(1, session.attempt - draw(st.sampled_from([0, 0, 0, 1])))
-    match draw(st.integers(0, 9)):
+    match draw(st.integers(0, 11)):
         case 0 | 1:
             return Placed(**at, where=everywhere(session, *draw(st.permutations(AGENTS))))
         case 2:
@@ -78,6 +81,16 @@ def event_after(draw: Any, session: Session, now: float) -> Event:
         case 8:
             stale = draw(st.booleans())
             return DeadlineExpired(**at, status=session.status, status_at=session.status_at - stale)
+        case 9:
+            return PreemptRequested(
+                **at,
+                beneficiary=SessionId("other"),
+                message="a more important one",
+                reschedule=draw(st.booleans()),
+                grace_s=draw(st.sampled_from([None, 5.0])),
+            )
+        case 10:
+            return Nominated(**at, where=draw(st.sampled_from([{}, everywhere(session, *AGENTS)])))
         case _:
             reason = draw(st.sampled_from([Reason.USER_REQUESTED, Reason.PREEMPTED, Reason.DEPENDENCY_FAILED]))
             return TerminateRequested(**at, reason=reason, forced=draw(st.booleans()))
@@ -132,7 +145,8 @@ def check_record(session: Session, holdings: Holdings) -> None:
     if session.status is Status.TERMINATING:
         assert statuses <= TERMINAL | {Status.TERMINATING}
         assert statuses - TERMINAL
-    assert 1 <= session.attempt <= MAX_ATTEMPTS
+    assert 1 <= session.attempt - session.preemptions <= MAX_ATTEMPTS
+    assert session.eviction is None or session.status is Status.TERMINATING or session.is_terminal
 
 
 def check_move(before: Session, outcome: Step) -> None:

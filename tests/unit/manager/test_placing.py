@@ -11,7 +11,7 @@ from actors.testing import GROUP, FakeCluster
 from backendai_ray.core.devices import Allocation
 from backendai_ray.core.errors import StoreUnavailable
 from backendai_ray.core.ids import AgentId, ResourceGroupName, SessionId
-from backendai_ray.core.scheduling import Plan, Preemption, Refusal, RefusalCode
+from backendai_ray.core.scheduling import Plan, Refusal, RefusalCode
 from backendai_ray.core.sessions import STARTING, ClusterMode, Reason, Status
 from backendai_ray.core.slots import CPU, ResourceSlots
 
@@ -130,21 +130,6 @@ async def test_nothing_goes_to_a_node_that_is_away(cluster: FakeCluster) -> None
     await cluster.manager.agent_gone(line.kernels[0].agent_id)
     applied = await cluster.manager.apply(GROUP, Plan(placements=(line,)), pass_id="p")
     assert "has left the cluster" in applied.rejected[0].message
-
-
-async def test_a_preemption_ends_its_victim(cluster: FakeCluster) -> None:
-    victim = await cluster.running()
-    other = (await cluster.submit()).session
-    plan = Plan(
-        preemptions=(
-            Preemption(victim.id, other.id, "a more important session needs the room"),
-            Preemption(other.id, victim.id, "cannot be", reschedule=True),
-        )
-    )
-    applied = await cluster.manager.apply(GROUP, plan, pass_id="p")
-    ended = await cluster.get(victim.id)
-    assert (ended.status, ended.reason) == (Status.TERMINATING, Reason.PREEMPTED)
-    assert [r.session_id for r in applied.rejected] == [other.id]
 
 
 async def test_a_waiting_session_says_why(cluster: FakeCluster) -> None:

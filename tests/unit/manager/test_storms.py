@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from actors.testing import OWNER, FakeAgent, FakeCluster
+from actors.testing import GROUP, OWNER, FakeAgent, FakeCluster
 from backendai_ray.core.errors import BackendError
 from backendai_ray.core.ids import SessionId
+from backendai_ray.core.scheduling import Plan, Preemption
 from backendai_ray.core.sessions import TERMINAL, ClusterMode, Reason, SessionType, Status
 
 MOVES = 120
@@ -37,6 +38,8 @@ class Storm:
             self.kernels_move,
             self.repeat_old_news,
             self.terminate,
+            self.preempt,
+            self.preempt,
             self.restart_session,
             self.store_goes_or_comes,
             self.agent_goes_or_comes,
@@ -56,7 +59,8 @@ class Storm:
 
     async def submit(self) -> None:
         kind = self.dice.choice([SessionType.INTERACTIVE, SessionType.BATCH])
-        submitted = await self.cluster.submit(type=kind, startup_command="true")
+        priority = self.dice.choice([10, 10, 50])
+        submitted = await self.cluster.submit(type=kind, startup_command="true", priority=priority)
         self.submitted.append(submitted.session.id)
 
     async def submit_gang(self) -> None:
@@ -99,6 +103,13 @@ class Storm:
         if self.submitted:
             session = await self.cluster.get(self.dice.choice(self.submitted))
             await self.cluster.terminate(session, forced=self.dice.random() < 0.3)
+
+    async def preempt(self) -> None:
+        """End a random session for another random one; the Manager says no to what may not be."""
+        if len(self.submitted) > 1:
+            victim, other = self.dice.sample(self.submitted, 2)
+            line = Preemption(victim, other, "for another", self.dice.random() < 0.7, self.dice.choice([None, 5.0]))
+            await self.cluster.manager.apply(GROUP, Plan(preemptions=(line,)), pass_id="preempt")
 
     async def restart_session(self) -> None:
         if any(agent.is_down for agent in self.agents) or not self.submitted:
