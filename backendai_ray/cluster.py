@@ -345,7 +345,7 @@ async def wait_for_node(settings: Settings, *, timeout_s: float) -> bool:
 
 
 async def drain(settings: Settings, *, timeout_s: float) -> int:
-    """End all sessions and return how many are left after ``timeout_s``."""
+    """End all sessions and what was started ahead for others; return how many sessions are left after ``timeout_s``."""
     manager = manager_peer(settings.namespace)
     deadline = asyncio.get_running_loop().time() + timeout_s
     asked: set[str] = set()
@@ -360,5 +360,12 @@ async def drain(settings: Settings, *, timeout_s: float) -> int:
                     session.spec.access_key, session.id, forced=True, recursive=False, request_id="bai-down"
                 )
         if not page.total or asyncio.get_running_loop().time() > deadline:
+            await _drop_spares(settings)
             return page.total
         await asyncio.sleep(_POLL_S)
+
+
+async def _drop_spares(settings: Settings) -> None:
+    """Have every agent remove what it started ahead; one that does not answer does so when it comes back."""
+    agents = [agent_peer(settings.namespace, row.agent_id) for row in await manager_peer(settings.namespace).agents()]
+    await asyncio.gather(*(agent.drop_spares() for agent in agents), return_exceptions=True)

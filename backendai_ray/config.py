@@ -172,6 +172,13 @@ class AgentSettings(_Section):
         5, ge=0.5, description="How often the node, its sessions and its devices are measured, and the bus is told."
     )
     create_concurrency: int = Field(8, ge=1, le=64, description="Kernels made at the same time on a node.")
+    warm_pool: int = Field(
+        2,
+        ge=0,
+        le=64,
+        description="Containers started ahead on the node, of the images asked for most of late, so that a session "
+        "starts at once; 0: none. Docker only.",
+    )
     devices: DeviceSettings = Field(default_factory=DeviceSettings, description="What device plug-ins are told.")
 
 

@@ -32,6 +32,7 @@ from actors.agent.measuring.telling import UsageTeller
 from actors.agent.node import NodeReporter, NodeTaker, PutReport
 from actors.agent.offload import Offload
 from actors.agent.recovery import Plan, plan_recovery
+from actors.agent.spares import SparePool
 from actors.agent.startup import follow_startup
 from actors.agent.transfers import Downloads
 from actors.agent.workdir import disk_error
@@ -56,6 +57,7 @@ SWEEP_INTERVAL_S = 10.0
 QUICK_THREADS = 8
 SLOW_THREADS = 24
 PTY_READ_BYTES = 2**16
+SPARES_INTERVAL_S = 0.5
 
 
 class ManagerPeer(FactsTaker, NodeTaker, Protocol):
@@ -114,6 +116,9 @@ class Agent(KernelAccess):
         self._hardware = Hardware(plugins)
         self._usage_teller = UsageTeller(self._settings.bus)
         self._held = HeldDevices()
+        self._spares = SparePool(
+            self._backend, size=self._settings.agent.warm_pool, uid=self._backend.kernel_uid(KernelId(""))
+        )
         self._facts = FactQueue(self._id, self._incarnation, self._manager)
         self._facts.on_send(self._with_log)
         self._workshop = Workshop(
@@ -124,6 +129,7 @@ class Agent(KernelAccess):
             journal=self._journal,
             facts=self._facts,
             held=self._held,
+            spares=self._spares,
             starts=asyncio.Semaphore(self._settings.agent.create_concurrency),
             sessions_fd=self._sessions_fd,
             connect=self._connect,
@@ -138,6 +144,7 @@ class Agent(KernelAccess):
             offload=self._offload,
             manager=self._manager,
             put_report=self._put_report,
+            spares=self._spares.counts,
         )
         self._collector = UsageCollector(
             agent_id=self._id,
@@ -153,12 +160,15 @@ class Agent(KernelAccess):
         self._spawn(self._facts.run(), "facts")
         first_report = asyncio.create_task(self._reporter.tell(ready=False))
         await self._recover()
+        await self._offload.slow(self._spares.clear_old)
         await first_report
         await self._reporter.tell(ready=True)
         self._spawn(self._reporter.run(), "reporter")
         self._spawn(self._sweep_for_ever(), "sweep")
         self._spawn(self._warm_up(), "warm-up")
         self._spawn(self._collector.run(), "usage")
+        if self._spares.is_on:
+            self._spawn(self._keep_spares(), "spares")
         log.info("agent.started", agent_id=self._id, backend=self._backend.name, kernels=len(self._kernels))
 
     async def _warm_up(self) -> None:
@@ -168,6 +178,20 @@ class Agent(KernelAccess):
                 await self._offload.slow(self._backend.prepare_image, "python", "")
         except BackendError as error:
             log.info("agent.default_image_not_ready", error=error.message)
+
+    async def _keep_spares(self) -> None:
+        """Have spares made while no kernel is being made: those that start now come first."""
+        while True:
+            await asyncio.sleep(SPARES_INTERVAL_S)
+            try:
+                while not any(driver.is_being_made for driver in self._kernels.values()):
+                    if not await self._offload.slow(self._spares.maintain):
+                        break
+            except Exception as error:  # noqa: BLE001 - the next round tries again
+                log.warning("agent.spares_not_kept", error=str(error)[:300])
+
+    async def drop_spares(self) -> int:
+        return await self._offload.slow(self._spares.close)
 
     async def _open_backend(self) -> ComputeBackend:
         if self._given_backend is None:
@@ -185,6 +209,7 @@ class Agent(KernelAccess):
         await asyncio.gather(*self._tasks, *self._startups.values(), return_exceptions=True)
         await asyncio.gather(*(driver.detach() for driver in self._kernels.values()), return_exceptions=True)
         self._downloads.close_all()
+        await self._offload.slow(self._spares.close)
         await self._offload.slow(self._backend.close)
         await self._usage_teller.close()
         self._hardware.close()

@@ -75,6 +75,9 @@ class ExecRunner:
             raise KernelUnreachable("the container does not run")
         return RunnerInfo(0, 0, "", "", "shell", 0.0, RunnerStatus(None, (), ()))
 
+    async def adopt(self, environ: Mapping[str, str]) -> None:
+        """A container without a runner is never started ahead."""
+
     def close(self) -> None:
         self._closed = True
         for reader in (*self._runs.values(), *self._terminals.values()):

@@ -22,7 +22,7 @@ from actors.agent.folders import life_folder
 from actors.agent.journal import KernelRecord, StopOrder
 from actors.agent.links import KernelLink
 from actors.agent.startup import take_result
-from actors.agent.workshop import Launched, Workshop, launch_life
+from actors.agent.workshop import Launched, Workshop, launch_life, session_environ
 from backendai_ray.core.errors import (
     BackendError,
     EngineUnavailable,
@@ -125,6 +125,11 @@ class KernelDriver:
         async with self._saving:
             self._is_forgotten = True
             await self._shop.offload.slow(self._shop.journal.forget, self.record.spec.kernel_id)
+
+    @property
+    def is_being_made(self) -> bool:
+        """Its container is on its way."""
+        return self.record.status in (Status.PREPARING, Status.PULLING, Status.CREATING) and self.record.stop is None
 
     def fact(self) -> KernelFact:
         return self.record.fact()
@@ -273,7 +278,8 @@ class KernelDriver:
                     await asyncio.wait({greeting}, timeout=0.01)
             if not greeting.done():
                 raise KernelUnreachable("the container ended before its runner answered")
-            await greeting
+            if (await greeting).is_spare:
+                await link.adopt(session_environ(self._shop, self.record))
         except KernelUnreachable as error:
             link.close()
             said = await self._shop.offload.quick(self._shop.backend.log, self.record.life, 500)

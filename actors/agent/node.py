@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 import structlog
@@ -58,6 +58,7 @@ class NodeReporter:
         offload: Offload,
         manager: NodeTaker,
         put_report: PutReport,
+        spares: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._agent_id = agent_id
         self._incarnation = incarnation
@@ -68,6 +69,7 @@ class NodeReporter:
         self._offload = offload
         self._manager = manager
         self._put_report = put_report
+        self._spares = spares
         self._facts: _Facts | None = None
         self._version = 0
         self._passed_on: object = None
@@ -132,6 +134,8 @@ class NodeReporter:
             images = self._facts[1]
         hardware = self._hardware.look()
         labels = {**info.labels, "hostname": socket.gethostname(), "architecture": info.architecture}
+        if spares := self._spares():
+            labels["warm-pool"] = ", ".join(f"{image}={count}" for image, count in sorted(spares.items()))
         return hardware, images, tuple(sorted(labels.items())), health
 
     def _disk_health(self) -> str:

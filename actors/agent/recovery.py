@@ -52,8 +52,11 @@ def plan_recovery(records: Sequence[KernelRecord], found: Sequence[Found]) -> Pl
 
 
 def _runs(found: Found | None) -> bool:
-    """A record may be a little behind: that a kernel runs is written down after it has been told."""
-    return found is not None and found.is_running
+    """A record may be a little behind: that a kernel runs is written down last.
+
+    One that was made from a spare may not have all that is its own: to make it again completes it.
+    """
+    return found is not None and found.is_running and not found.was_spare
 
 
 def _gone(life: Life) -> Found:

@@ -54,6 +54,8 @@ class RunnerInfo:
     started_at: float
     """Unix time by the kernel's clock."""
     status: RunnerStatus
+    is_spare: bool = False
+    """It was started ahead and has not been given its session's environment yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +113,14 @@ class RunnerLink:
                 runtime=pairs["runtime"],
                 started_at=float(pairs["started_at"]),
                 status=_status(status),
+                is_spare=pairs.get("spare") == "1",
             )
         except (KeyError, ValueError) as error:
             raise InternalError(f"the runner's greeting cannot be understood: {error!r}") from error
+
+    async def adopt(self, environ: Mapping[str, str]) -> None:
+        """Give a spare runner its session's environment; one that has it already is left alone."""
+        await self._wire.request(b"adopt", _pairs(environ))
 
     def close(self) -> None:
         """Disconnect; the runner goes on."""

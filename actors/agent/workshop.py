@@ -21,6 +21,7 @@ from actors.agent.held import HeldDevices
 from actors.agent.journal import Journal, KernelRecord
 from actors.agent.links import KernelLink
 from actors.agent.offload import Offload
+from actors.agent.spares import SparePool
 from backendai_ray.config import Settings
 from backendai_ray.core.slots import SlotName
 
@@ -38,6 +39,7 @@ class Workshop:
     journal: Journal
     facts: FactQueue
     held: HeldDevices
+    spares: SparePool
     starts: asyncio.Semaphore
     """As many kernels are made at the same time."""
     sessions_fd: int
@@ -62,18 +64,11 @@ def launch_life(shop: Workshop, record: KernelRecord, image: PreparedImage) -> L
     """Lay out the folders and have the backend start the record's life. Blocks."""
     spec = record.spec
     grant = shop.hardware.grant(spec.allocation)
-    folders = kernel_folders(shop.settings.sessions_dir, record.life)
-    folders.run.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folders.run.parent.chmod(0o711)
-    for name, text in ((TOKEN_NAME, secrets.token_hex(16)), (BOOTSTRAP_NAME, spec.bootstrap_script)):
-        if text:
-            _write_once(folders.run / name, text, record.uid)
-    _give_to(folders.run, record.uid)
     launch = Launch(
         life=record.life,
         spec=spec,
         image=image,
-        folders=folders,
+        folders=kernel_folders(shop.settings.sessions_dir, record.life),
         grant=grant,
         environ=kernel_environ(spec, grant),
         pids_limit=shop.settings.agent.pids_limit,
@@ -81,7 +76,27 @@ def launch_life(shop: Workshop, record: KernelRecord, image: PreparedImage) -> L
         output_buffer_bytes=shop.settings.agent.output_buffer_bytes,
     )
     log.info("kernel.launched", session_id=spec.session_id, kernel_id=spec.kernel_id, called_at=time.time())
-    return Launched(container_id=shop.backend.launch(launch), advisory=grant.advisory)
+    container_id = shop.spares.start(launch)
+    if container_id is None:
+        _lay_out(launch)
+        container_id = shop.backend.launch(launch)
+    return Launched(container_id=container_id, advisory=grant.advisory)
+
+
+def session_environ(shop: Workshop, record: KernelRecord) -> dict[str, str]:
+    """Return the environment of a kernel."""
+    return kernel_environ(record.spec, shop.hardware.grant(record.spec.allocation))
+
+
+def _lay_out(launch: Launch) -> None:
+    """Make the folders of a life and write what its runner reads."""
+    run, uid = launch.folders.run, launch.uid
+    run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    run.parent.chmod(0o711)
+    for name, text in ((TOKEN_NAME, secrets.token_hex(16)), (BOOTSTRAP_NAME, launch.spec.bootstrap_script)):
+        if text:
+            _write_once(run / name, text, uid)
+    _give_to(run, uid)
 
 
 def _write_once(path: Path, text: str, uid: int) -> None:

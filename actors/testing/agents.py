@@ -176,6 +176,10 @@ class FakeAgent(AgentContract):
         if await self._arrive("route", (kernel_id, name, epoch)):
             self.epochs[kernel_id] = max(epoch, self.epochs.get(kernel_id, 0))
 
+    async def drop_spares(self) -> int:
+        await self._arrive("drop_spares", None)
+        return 0
+
     async def inspect(self) -> Inspection:
         await self._arrive("inspect", None)
         return Inspection(agent_id=self.agent_id, incarnation=self.incarnation, kernels=tuple(self.kernels.values()))

@@ -16,10 +16,12 @@ from backendai_ray.client._models import (
     NodeInfo,
     NodeRefusal,
     OutputChunk,
+    PlacedKernel,
     QuotaInfo,
     RunResult,
     SessionInfo,
     SessionPage,
+    StartEstimate,
     StatusChange,
 )
 from backendai_ray.client._nodes import DeviceInfo, HoldingInfo, LinksInfo, NicInfo, NodeDetail, NumaNodeInfo
@@ -56,6 +58,7 @@ __all__ = [
     "NodeUsage",
     "NumaNodeInfo",
     "OutputChunk",
+    "PlacedKernel",
     "QuotaInfo",
     "Run",
     "RunResult",
@@ -63,6 +66,7 @@ __all__ = [
     "SessionInfo",
     "SessionPage",
     "Sessions",
+    "StartEstimate",
     "StatusChange",
     "Terminal",
     "load_config",

@@ -380,7 +380,7 @@ def _goes_back(session: Session) -> bool:
     """Return whether a session that is being ended waits again afterwards."""
     if session.reason is Reason.PREEMPTED:
         return session.eviction is not None and session.eviction.reschedule
-    return session.reason is Reason.RETRY
+    return session.reason is Reason.RETRY and _may_retry(session)
 
 
 def _back_to_queue(session: Session, now: float) -> Session:
@@ -446,7 +446,8 @@ def _terminate(
         return replace(cancelled, kernels=kernels, terminated_at=now), (Dequeue(),)
     if session.status is Status.TERMINATING:
         if reason is not Reason.RETRY and _goes_back(session):  # the user's wish outranks a new try
-            session = replace(session, reason=reason, message=message)
+            eviction = session.eviction and replace(session.eviction, reschedule=False)
+            session = replace(session, reason=reason, message=message, eviction=eviction)
         return session, _destroy(session, reason, forced=forced) if forced else ()
     terminating = _move(session, Status.TERMINATING, reason, message, now)
     effects = _destroy(session, reason, forced=forced)

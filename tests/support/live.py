@@ -55,6 +55,7 @@ def start_cluster(data_dir: Path, backend: str) -> LocalCluster:
             "cpu_overcommit": CPU_OVERCOMMIT,
             "reserved_mem": "0",
             "stop_grace_s": 1,
+            "warm_pool": 0,  # what it makes would only take time from the tests; it has tests of its own
         },
         manager={"sweep_interval_s": 1, "agent_lost_after_s": 20, "terminating_timeout_s": 10},
     )

@@ -100,6 +100,8 @@ class Found:
     container_id: str
     is_running: bool
     session_id: str = ""
+    was_spare: bool = False
+    """It was started ahead and handed over (see :class:`SupportsSpares`), maybe not wholly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +148,7 @@ class ComputeBackend(ABC):
     Must: find every life again after the agent was killed at any moment, by itself and without the agent's records
     (:meth:`list_own`); make the same life at most once; leave nothing behind after :meth:`remove`; keep kernels
     running while no agent is there.
-    May: have :class:`SupportsExec`.
+    May: have :class:`SupportsExec` and :class:`SupportsSpares`.
     Errors: :class:`EngineUnavailable` for what may pass by itself (the agent repeats), :class:`KernelStartFailed`,
     :class:`ImageNotFound` and other errors of the tree for what does not.
     """
@@ -271,6 +273,51 @@ class SupportsExec(Protocol):
         self, life: Life, argv: Sequence[str], *, tty: bool = False, rows: int = 24, cols: int = 80
     ) -> ExecProcess:
         """Start a command in the kernel, as its user, in ``/home/work``, as the leader of its process group."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spare:
+    """A container started ahead, for whoever comes next."""
+
+    name: str
+    """Unique, also over restarts of the agent."""
+    container_id: str
+    image_id: str
+    reference: str
+    """What the image was asked for by."""
+
+
+@runtime_checkable
+class SupportsSpares(Protocol):
+    """The optional ability to start containers ahead; see :mod:`actors.agent.spares`."""
+
+    def fits_spare(self, launch: Launch) -> bool:
+        """Return whether a spare can become this life: nothing is asked for that must be known from the beginning."""
+        ...
+
+    def make_spare(self, image: PreparedImage, uid: int) -> Spare:
+        """Start a container whose runner waits for a session; returns when the runner listens.
+
+        Raises:
+            KernelStartFailed, EngineUnavailable: there is none, and nothing is left of it.
+        """
+        ...
+
+    def hand_over(self, spare: Spare, launch: Launch) -> str | None:
+        """Make a spare the container of a life, with the life's folders and limits; its environment comes later.
+
+        Returns:
+            The container's id; ``None`` when the spare is of no use (the caller removes it).
+        """
+        ...
+
+    def list_spares(self) -> Sequence[Spare]:
+        """Return this agent's spares, also those of its earlier incarnations; no life is among them."""
+        ...
+
+    def remove_spare(self, spare: Spare) -> None:
+        """Delete what is left of a spare. Idempotent."""
         ...
 
 

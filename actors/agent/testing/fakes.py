@@ -253,6 +253,9 @@ class FakeLink:
             raise self.connect_error
         return RunnerInfo(1, 1, "3.11", "cpython", "python", 0.0, RunnerStatus(None, (), ()))
 
+    async def adopt(self, environ: Mapping[str, str]) -> None:
+        raise AssertionError("no runner here is ever a spare")
+
     def close(self) -> None:
         self._closed = True
 

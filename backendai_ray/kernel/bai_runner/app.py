@@ -10,7 +10,7 @@ from .server import Server
 
 MAX_SOCKET_PATH_BYTES = 107
 USAGE = """usage: main.py --socket PATH [--workdir DIR] [--run-dir DIR] [--lib DIR] [--runtime python|shell]
-               [--token-file FILE] [--buffer-bytes N]
+               [--token-file FILE] [--buffer-bytes N] [--spare yes|no]
 The token is read from the file, or taken from the environment variable BAI_RUNNER_TOKEN."""
 DEFAULTS = {
     "socket": "",
@@ -20,6 +20,7 @@ DEFAULTS = {
     "runtime": "python",
     "token-file": "",
     "buffer-bytes": str(16 << 20),
+    "spare": "no",
 }
 
 
@@ -68,6 +69,8 @@ def parse(argv: list[str]) -> dict[str, str]:
         fail("--socket: is missing\n" + USAGE)
     if options["runtime"] not in ("python", "shell"):
         fail("--runtime: must be python or shell")
+    if options["spare"] not in ("yes", "no"):
+        fail("--spare: must be yes or no")
     if not options["buffer-bytes"].isdigit():
         fail("--buffer-bytes: must be a number of bytes")
     options["run-dir"] = options["run-dir"] or os.path.dirname(os.path.abspath(options["socket"]))

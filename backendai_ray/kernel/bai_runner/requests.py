@@ -67,8 +67,13 @@ class Requests:
             "implementation": sys.implementation.name,
             "runtime": self._runner.runtime_name,
             "started_at": "%.6f" % self._runner.started_at,
+            "spare": int(self._runner.is_spare),
         }
         return [_pairs(facts), *self.do_status(identity, head, args)]
+
+    def do_adopt(self, identity: bytes, head: bytes, args: list[bytes]) -> list[bytes]:
+        """Frames: the session's environment."""
+        return [b"1" if self._runner.adopt(_parse_pairs(args[0])) else b"0"]
 
     def do_status(self, identity: bytes, head: bytes, args: list[bytes]) -> list[bytes]:
         runner = self._runner

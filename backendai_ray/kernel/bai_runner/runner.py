@@ -39,6 +39,8 @@ class Runner:
         self.workdir = options["workdir"]
         self.run_dir = options["run-dir"]
         self.runtime_name = options["runtime"]
+        self.is_spare = options["spare"] == "yes"
+        """Started ahead, for a session that is not known yet; :meth:`adopt` ends that."""
         self.sink = Sink(server.wake)
         self.sink.guard = 1
         self.table = RunTable(int(options["buffer-bytes"]))
@@ -196,6 +198,21 @@ class Runner:
         if not self._stopping:
             set_signal_handler(SIGTERM, SIG_DFL)
             os.kill(os.getpid(), SIGTERM)
+
+    # -- from spare to session --------------------------------------------------------------------------------
+
+    def adopt(self, environ: dict[str, str]) -> bool:
+        """Add a session's environment to the image's; False if that was done before. Service thread."""
+        self.wait_until_prepared()
+        if not self.is_spare:
+            return False
+        os.environ.update(environ)
+        if "TZ" in environ:
+            from time import tzset
+
+            tzset()
+        self.is_spare = False
+        return True
 
     # -- helpers ----------------------------------------------------------------------------------------------
 

@@ -25,8 +25,16 @@ from actors.agent.backends.base import (
     Launch,
     Life,
     PreparedImage,
+    Spare,
 )
-from actors.agent.backends.docker.containers import container_name, create_arguments, found_from, own_labels
+from actors.agent.backends.docker import spares
+from actors.agent.backends.docker.containers import (
+    SPARE_LABEL,
+    container_name,
+    create_arguments,
+    found_from,
+    own_labels,
+)
 from actors.agent.backends.docker.events import EventWatcher
 from actors.agent.backends.docker.exec_process import DockerExec
 from actors.agent.backends.docker.images import ImageStore
@@ -157,20 +165,66 @@ class DockerBackend(ComputeBackend):
         except APIError as error:
             if error.status_code == 409:  # the name is taken: an earlier call made it and was not heard of
                 facts = self._api.inspect_container(container_name(launch.life))
+                if SPARE_LABEL in (facts["Config"].get("Labels") or {}) and (root := spares.root_of(facts)):
+                    spares.complete(self._api, facts["Id"], root, launch)
                 return str(facts["Id"]), facts["State"]["Status"] != "created"
             if error.status_code == 404:  # the image went away after we had looked at it
                 self._image_store.forget()
             raise _start_failed(launch, error) from error
 
+    # ── spares ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def fits_spare(self, launch: Launch) -> bool:
+        """See :class:`actors.agent.backends.base.SupportsSpares`, also for the methods that follow."""
+        return spares.fits(launch)
+
+    def make_spare(self, image: PreparedImage, uid: int) -> Spare:
+        if self._runner_dir is None:
+            raise EngineUnavailable("the Docker backend has not been opened")
+        name = spares.new_name(self.agent_id)
+        spare = Spare(name=name, container_id="", image_id=image.id, reference=image.reference)
+        try:
+            with _engine("a spare could not be started"):
+                return spares.make(
+                    self._api, self.settings, spare, image, own=self._own, runner_dir=self._runner_dir, uid=uid
+                )
+        except OSError as error:
+            self.remove_spare(spare)
+            raise KernelStartFailed(f"the folders of a spare cannot be made: {error}", retryable=True) from error
+        except BaseException:
+            self.remove_spare(spare)
+            raise
+
+    def hand_over(self, spare: Spare, launch: Launch) -> str | None:
+        with _engine(f"a spare could not become kernel {launch.life.kernel_id}"):
+            container_id = spares.hand_over(self._api, self.settings, spare, launch)
+        if container_id is not None:
+            self._remember(launch.life, container_id)
+        return container_id
+
+    def list_spares(self) -> Sequence[Spare]:
+        with _engine("the spares cannot be listed"):
+            rows = self._own_containers()
+        spares.clear_folders(self.settings, self.agent_id, rows)
+        return [spare for spare in map(spares.read, rows) if spare is not None]
+
+    def remove_spare(self, spare: Spare) -> None:
+        with _engine("a spare could not be removed"):
+            spares.remove(self._api, self.settings, spare)
+
     # ── watching ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def list_own(self) -> Sequence[Found]:
         with _engine("the containers cannot be listed"):
-            rows = self._api.containers(all=True, filters={"label": [f"{k}={v}" for k, v in self._own.items()]})
+            rows = self._own_containers()
         found = [one for one in map(found_from, rows) if one is not None]
         for one in found:
             self._remember(one.life, one.container_id)
         return found
+
+    def _own_containers(self) -> list[dict[str, Any]]:
+        filters = {"label": [f"{name}={value}" for name, value in self._own.items()]}
+        return list(self._api.containers(all=True, filters=filters))
 
     def watch(self, on_end: Callable[[Life], None]) -> None:
         self._on_end = on_end
@@ -189,7 +243,13 @@ class DockerBackend(ComputeBackend):
         attributes = actor.get("Attributes") or {}
         if self._on_end is None or any(attributes.get(name) != value for name, value in self._own.items()):
             return
-        found = found_from({"Labels": attributes, "Id": actor.get("ID", ""), "State": "exited"})
+        row = {
+            "Labels": attributes,
+            "Id": actor.get("ID", ""),
+            "State": "exited",
+            "Names": [attributes.get("name", "")],
+        }
+        found = found_from(row)
         if found is None:
             return
         if event.get("Action") == "oom":

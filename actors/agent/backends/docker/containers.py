@@ -24,6 +24,9 @@ from backendai_ray.core.ids import KernelId
 LABEL = "backendai-ray."
 """Prefix of our labels on containers and networks."""
 
+SPARE_LABEL = f"{LABEL}spare"
+"""Marks a container that was started ahead: it is a life's if it has a life's name (see :mod:`.spares`)."""
+
 _IDLE = "trap 'exit 0' TERM INT; while :; do sleep 3600 & wait $!; done"
 """What a container without a runner does until it is stopped."""
 
@@ -31,6 +34,16 @@ _IDLE = "trap 'exit 0' TERM INT; while :; do sleep 3600 & wait $!; done"
 def container_name(life: Life) -> str:
     """Return the engine's name of a life: unique, so that the engine itself refuses to make it twice."""
     return f"backendai-ray-{life}"
+
+
+def life_of(name: str) -> Life | None:
+    """Return the life whose name a container has; ``None`` when it is no life's."""
+    prefix, _, tag = name.removeprefix("/").rpartition("-")
+    kernel_id = prefix.removeprefix("backendai-ray-")
+    attempt, _, epoch = tag.partition(".")
+    if kernel_id == prefix or not (attempt.isdigit() and epoch.isdigit()):
+        return None
+    return Life(kernel_id=KernelId(kernel_id), attempt=int(attempt), epoch=int(epoch))
 
 
 def own_labels(agent_id: str, home: Path) -> dict[str, str]:
@@ -57,22 +70,30 @@ def labels_of(launch: Launch, own: Mapping[str, str]) -> dict[str, str]:
 
 
 def found_from(row: Mapping[str, Any]) -> Found | None:
-    """Read a row of the engine's container list; ``None`` when its labels are not ours."""
+    """Read a row of the engine's container list; ``None`` when it is no life of ours."""
     labels = row.get("Labels") or {}
-    try:
-        life = Life(
-            kernel_id=KernelId(labels[f"{LABEL}kernel-id"]),
-            attempt=int(labels[f"{LABEL}attempt"]),
-            epoch=int(labels[f"{LABEL}epoch"]),
-        )
-    except (KeyError, ValueError):
+    was_spare = SPARE_LABEL in labels
+    life = next(filter(None, map(life_of, row.get("Names") or ())), None) if was_spare else _labelled(labels)
+    if life is None:
         return None
     return Found(
         life=life,
         container_id=row["Id"],
         is_running=row.get("State") in ("running", "paused", "restarting"),
         session_id=labels.get(f"{LABEL}session-id", ""),
+        was_spare=was_spare,
     )
+
+
+def _labelled(labels: Mapping[str, str]) -> Life | None:
+    try:
+        return Life(
+            kernel_id=KernelId(labels[f"{LABEL}kernel-id"]),
+            attempt=int(labels[f"{LABEL}attempt"]),
+            epoch=int(labels[f"{LABEL}epoch"]),
+        )
+    except (KeyError, ValueError):
+        return None
 
 
 def create_arguments(
