@@ -44,6 +44,8 @@ class Quality:
 
     rejected: float
     """Of all requests."""
+    served: float
+    """GPU-seconds served, of those asked for."""
     one_node: float
     """Of the requests served that wanted several GPUs: those on the fewest NUMA nodes that could ever hold them."""
     links: float
@@ -67,6 +69,7 @@ def serve(layout: SlotLayout, stream: Sequence[Request], choose: Choose) -> Qual
     free = list(range(len(layout.ids)))
     ends: list[tuple[float, int, Sequence[int]]] = []
     rejected = several = compact = 0
+    served = 0.0
     worth: list[float] = []
     for number, request in enumerate(stream):
         while ends and ends[0][0] <= request.at:
@@ -76,13 +79,20 @@ def serve(layout: SlotLayout, stream: Sequence[Request], choose: Choose) -> Qual
             rejected += 1
             continue
         free = [position for position in free if position not in chosen]
+        served += request.gpus * request.seconds
         heapq.heappush(ends, (request.at + request.seconds, number, chosen))
         if request.gpus > 1:
             several += 1
             compact += len({layout.numa[i] for i in chosen}) == _fewest_nodes(layout, request.gpus)
             pairs = list(combinations(chosen, 2))
             worth.append(sum(layout.links[i][j] for i, j in pairs) / len(pairs))
-    return Quality(rejected / len(stream), compact / max(1, several), sum(worth) / max(1, len(worth)))
+    asked = sum(request.gpus * request.seconds for request in stream)
+    return Quality(
+        rejected=rejected / len(stream),
+        served=served / asked,
+        one_node=compact / max(1, several),
+        links=sum(worth) / max(1, len(worth)),
+    )
 
 
 def _fewest_nodes(layout: SlotLayout, count: int) -> int:
@@ -118,5 +128,6 @@ def measure(report: Report, *, seeds: int, requests: int) -> None:
         for name, choose in policies.items():
             served = [serve(layout, stream, choose) for stream in streams]
             report.add(f"alloc.stream.{box}.{name}.rejected", "%", [100 * one.rejected for one in served])
+            report.add(f"alloc.stream.{box}.{name}.served", "%", [100 * one.served for one in served])
             report.add(f"alloc.stream.{box}.{name}.fewest_nodes", "%", [100 * one.one_node for one in served])
             report.add(f"alloc.stream.{box}.{name}.link_score", "per pair", [one.links for one in served])
