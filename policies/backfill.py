@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from backendai_ray.core.errors import InvalidParameter
 from backendai_ray.core.scheduling import AgentSelection, PendingSession, Snapshot
@@ -23,16 +24,20 @@ class BackfillPolicy(FifoPolicy):
 
     name = "backfill"
 
-    def __init__(self, *, selection: AgentSelection, **unknown: object) -> None:
+    def __init__(
+        self, *, selection: AgentSelection, preemption: Mapping[str, Any] | None = None, **unknown: object
+    ) -> None:
         """Make the policy.
 
         Raises:
-            InvalidParameter: an option is given; there are none.
+            InvalidParameter: an option is unknown or wrong.
         """
         if unknown:
             option = min(unknown)
-            raise InvalidParameter(f"options.{option}: backfill has no options", field=f"options.{option}")
-        super().__init__(selection=selection)
+            raise InvalidParameter(
+                f"options.{option}: backfill knows only the option preemption", field=f"options.{option}"
+            )
+        super().__init__(selection=selection, preemption=preemption)
         self._forecast = Forecast()
 
     def _reserve(self, snapshot: Snapshot, room: Room) -> Callable[[PendingSession], Reservation | None]:
@@ -43,9 +48,11 @@ class BackfillPolicy(FifoPolicy):
 
 
 def _endings(snapshot: Snapshot, room: Room) -> Iterator[Ending]:
-    """Return the kernels with a limit: those that run, and those placed in this pass."""
+    """Return the kernels with a limit: those that run, and those placed in this pass; and those that end already."""
     for kernel in snapshot.running:
-        if kernel.time_limit_s is not None:
+        if kernel.ending:
+            yield Ending(kernel.kernel_id, kernel.agent_id, snapshot.now)
+        elif kernel.time_limit_s is not None:
             # One that is past its limit is being ended.
             at = max(snapshot.now, kernel.placed_at + kernel.time_limit_s)
             yield Ending(kernel.kernel_id, kernel.agent_id, at)

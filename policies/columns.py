@@ -6,7 +6,7 @@ is chosen in the end is looked at device by device, by the one allocator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -129,6 +129,28 @@ class Room:
         while len(self._placed) > mark:
             row, kernel_id = self._placed.pop()
             self._changed(row, self._own[row].release(kernel_id).slots(), 1)
+
+    def release(self, row: int, kernel_id: KernelId) -> None:
+        """Give back what was held in this pass, whenever that was; of what it does not know, nothing.
+
+        Not between a :meth:`mark` and its :meth:`undo_to`.
+        """
+        if (row, kernel_id) in self._placed:
+            self._placed.remove((row, kernel_id))
+            self._changed(row, self._own[row].release(kernel_id).slots(), 1)
+
+    def without(self, gone: Iterable[tuple[int, KernelId]]) -> Room:
+        """Return a room of its own, as this one would be if some kernels were gone (given by row)."""
+        twin = Room(self.nodes, self._maps, self.columns)
+        twin._masks = self._masks
+        twin._own = {row: own.copy() for row, own in self._own.items()}
+        for row, kernel_id in gone:
+            own = twin._own.get(row)
+            if own is None:
+                own = twin._own[row] = self._maps[row].copy()
+            own.release(kernel_id)
+            twin.columns.free[row] = [own.free_units(slot) for slot in twin.columns.slots]
+        return twin
 
     def _changed(self, row: int, slots: ResourceSlots, sign: int) -> None:
         for slot, units in slots.items():

@@ -11,7 +11,9 @@ from backendai_ray.core.scheduling import AgentSelection, PendingSession, Placem
 
 from .candidates import Candidates, request_of
 from .columns import Room
+from .kept_places import KeptPlaces
 from .placing import place
+from .preemption import RoomMaker
 from .quotas import QuotaBook
 from .reasons import OWN_REASONS, node_refusals, not_eligible_yet, why_not_placed
 from .reservation import Reservation
@@ -58,6 +60,8 @@ class QueuePass:
         still_held: frozenset[KernelId] = frozenset(),
         strict: bool = True,
         reserve: Callable[[PendingSession], Reservation | None] | None = None,
+        kept: KeptPlaces | None = None,
+        room_maker: RoomMaker | None = None,
         quotas: QuotaBook | None = None,
     ) -> None:
         """Begin a pass.
@@ -70,6 +74,8 @@ class QueuePass:
             strict: Whether the first session that waits for room holds up the rest.
             reserve: Makes the reservation of the session that holds up the rest: what does not touch it may go
                 ahead. Returns ``None`` where the time of its start cannot be known.
+            kept: The places that are being made for sessions that wait.
+            room_maker: Chooses whom to end for a session that finds no room; ``None``: nobody.
             quotas: Says who would exceed a quota.
         """
         self.room = room
@@ -83,6 +89,8 @@ class QueuePass:
         self._reserve = reserve
         self._quotas = quotas or QuotaBook()
         self._reservation: Reservation | None = None
+        self._kept = kept or KeptPlaces(room)
+        self._room_maker = room_maker
 
     def run(self, queue: Iterable[PendingSession]) -> Plan:
         """Judge a whole queue."""
@@ -93,7 +101,16 @@ class QueuePass:
                 placements.append(outcome)
             else:
                 refusals.append(outcome)
-        return Plan(placements=tuple(placements), refusals=tuple(refusals))
+        maker = self._room_maker
+        if maker is None:
+            return Plan(placements=tuple(placements), refusals=tuple(refusals))
+        return Plan(
+            placements=tuple(placements),
+            preemptions=tuple(maker.preemptions),
+            refusals=tuple(refusals),
+            next_at=maker.next_at,
+            nominations=tuple(maker.nominations),
+        )
 
     def judge(self, session: PendingSession) -> Placement | Refusal:
         """Place the next session of the queue, or say why not."""
@@ -106,12 +123,18 @@ class QueuePass:
         return outcome
 
     def _judge_eligible(self, session: PendingSession) -> Placement | Refusal:
-        if self._head is not None:
+        self._kept.turn_of(session)
+        # Who has a place that is kept for it delays nobody by taking it.
+        if self._head is not None and session.id not in self._kept:
             return self._judge_behind(session)
         outcome = self._try(session)
         if isinstance(outcome, Placement):
+            self._kept.started(session)
             return outcome
-        if self._strict and outcome.code not in OWN_REASONS:
+        if self._room_maker is not None and outcome.code not in OWN_REASONS:
+            room_comes = self._room_maker.make_room(session)
+            outcome = _Verdict(RefusalCode.AWAITS_ROOM, room_comes) if room_comes else outcome
+        if self._strict and self._head is None and outcome.code not in OWN_REASONS:
             self._head = session, outcome
             self._reservation = self._reserve(session) if self._reserve is not None else None
         return Refusal(session.id, outcome.code, outcome.message)
@@ -178,7 +201,7 @@ class QueuePass:
 
     def _try(self, session: PendingSession) -> Placement | _Verdict:
         """Place a session whatever waits before it; identical requests that found no room are judged once."""
-        request = request_of(session)
+        request = request_of(session), session.id in self._kept and session.id
         # Nothing is freed while a pass goes on: what did not fit once does not fit later.
         refused = self._refused.get(request)
         if refused is not None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from backendai_ray.core.errors import InvalidParameter, SessionNotFound
 from backendai_ray.core.ids import SessionId
 from backendai_ray.core.scheduling import AgentSelection, PendingSession, Placement, Plan, Refusal, Snapshot
 
 from .columns import Room, RoomCache
+from .kept_places import KeptPlaces
+from .preemption import PreemptionOptions, RoomMaker, Scope
 from .queue_pass import QueuePass
 from .quotas import QuotaBook
 from .reservation import Reservation
@@ -24,12 +27,22 @@ class QueueingPolicy:
     a reason of their own (too large for any node, a start time or a dependency to come, no node of their
     architecture) hold up nobody. Without it, later sessions may use what the first one cannot.
 
+    ``preemption`` says whether sessions of a lower priority may be ended to make room; see
+    :class:`.preemption.PreemptionOptions`. By default they may not.
+
     An instance keeps a memo between calls; use it from one thread at a time.
     """
 
     name = ""
 
-    def __init__(self, *, selection: AgentSelection, strict: bool = True, **unknown: object) -> None:
+    def __init__(
+        self,
+        *,
+        selection: AgentSelection,
+        strict: bool = True,
+        preemption: Mapping[str, Any] | None = None,
+        **unknown: object,
+    ) -> None:
         """Make the policy.
 
         Raises:
@@ -37,12 +50,13 @@ class QueueingPolicy:
         """
         if unknown:
             option = min(unknown)
-            message = f"options.{option}: {self.name} knows only the option strict"
+            message = f"options.{option}: {self.name} knows only the options preemption and strict"
             raise InvalidParameter(message, field=f"options.{option}")
         if not isinstance(strict, bool):
             raise InvalidParameter(f"options.strict: {strict!r} is neither true nor false", field="options.strict")
         self._selection = selection
         self._strict = strict
+        self._preemption = PreemptionOptions.parse(preemption)
         self._rooms = RoomCache()
 
     def decide(self, snapshot: Snapshot) -> Plan:
@@ -75,14 +89,20 @@ class QueueingPolicy:
 
     def _begin(self, snapshot: Snapshot) -> tuple[QueuePass, Iterable[PendingSession]]:
         room = self._rooms.open(snapshot.nodes)
+        still_held = frozenset(kernel.kernel_id for kernel in snapshot.running)
+        quotas = QuotaBook(snapshot.quotas, snapshot.running)
+        kept = KeptPlaces.of(snapshot, room, still_held, quotas)
+        is_on = self._preemption.scope is not Scope.OFF
         judge = QueuePass(
             room,
             for_pass(self._selection, room, snapshot),
             now=snapshot.now,
-            still_held=frozenset(kernel.kernel_id for kernel in snapshot.running),
+            still_held=still_held,
             strict=self._strict,
             reserve=self._reserve(snapshot, room),
-            quotas=QuotaBook(snapshot.quotas, snapshot.running),
+            kept=kept,
+            room_maker=RoomMaker(self._preemption, snapshot, room, kept) if is_on else None,
+            quotas=quotas,
         )
         return judge, self._queue(snapshot, room)
 

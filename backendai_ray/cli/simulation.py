@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,7 @@ _FIGURES: Sequence[tuple[str, str, Callable[[Any], str]]] = (
     ("never started", "never_started", str),
     ("failed", "failed", str),
     ("lost runs", "lost_runs", str),
+    ("preempted", "preemptions", str),
     ("makespan", "makespan_s", lambda seconds: _span(seconds)),
     ("in use", "utilisation", lambda part: _percent(part)),
     ("in pieces", "fragmentation", lambda part: _percent(part)),
@@ -40,7 +42,8 @@ _FIGURES: Sequence[tuple[str, str, Callable[[Any], str]]] = (
     ("slowdown", "slowdown", lambda x: f"{x:.2f}"),
     ("Jain", "jain", lambda index: f"{index:.3f}"),
 )
-_ONLY_WITH_FAULTS = frozenset({"failed", "lost_runs", "wasted", "out"})
+_ONLY_WITH_FAULTS = frozenset({"lost_runs", "out"})
+_ONLY_WITH_LOSSES = frozenset({"failed", "wasted"})
 
 
 @click.command("simulate")
@@ -53,8 +56,9 @@ _ONLY_WITH_FAULTS = frozenset({"failed", "lost_runs", "wasted", "out"})
     "policies",
     multiple=True,
     required=True,
-    metavar="NAME[/SELECTION]",
-    help="A scheduling policy, with its agent selection where it is not --selection; repeat it to compare.",
+    metavar="NAME[/SELECTION][:OPTIONS]",
+    help="A scheduling policy, with its agent selection where it is not --selection, and its options as JSON; repeat "
+    "it to compare.",
 )
 @click.option("--selection", default="concentrated", show_default=True, metavar="NAME", help="The agent selection.")
 @click.option(
@@ -100,6 +104,7 @@ def simulate_command(
     \b
     bai simulate --nodes nodes.jsonl --trace jobs.jsonl --policy fifo --policy drf --plot compared.html
     bai simulate --nodes nodes.jsonl --trace jobs.jsonl --policy backfill --mtbf 1e6 --seed 7
+    bai simulate --nodes nodes.jsonl --trace jobs.jsonl --policy 'fifo:{"preemption": {"scope": "group"}}'
     """
     try:
         from backendai_ray.plugins import load_policy
@@ -136,9 +141,22 @@ def simulate_command(
     _draw(plots, histories, f"{trace.name} on {len(cluster)} nodes of {nodes.name}", table)
 
 
-def _named(name: str, selection: str) -> tuple[str, str]:
+def _named(text: str, selection: str) -> tuple[str, str, dict[str, Any]]:
+    """Read a policy with its selection and options.
+
+    Raises:
+        InvalidParameter: the options are no JSON object.
+    """
+    name, colon, options = text.partition(":")
     policy, slash, own = name.partition("/")
-    return policy, own if slash else selection
+    try:
+        read = json.loads(options) if colon else {}
+    except ValueError as exc:
+        raise InvalidParameter(f"--policy {name}: the options are no JSON: {exc}", field="policy") from None
+    if not isinstance(read, dict):
+        example = '{"strict": false}'
+        raise InvalidParameter(f"--policy {name}: the options are no JSON object such as {example}", field="policy")
+    return policy, own if slash else selection, read
 
 
 def _faults(
@@ -154,7 +172,11 @@ def _faults(
 
 def _table(rows: Sequence[Mapping[str, Any]], *, with_faults: bool) -> list[list[str]]:
     """Return a line for each figure and a column for each policy, headings first."""
-    shown = [one for one in _FIGURES if with_faults or one[1] not in _ONLY_WITH_FAULTS]
+    preempts = any(row["preemptions"] for row in rows)
+    hidden = (set() if with_faults else {*_ONLY_WITH_FAULTS}) | (set() if preempts else {"preemptions"})
+    if not (with_faults or preempts):
+        hidden |= _ONLY_WITH_LOSSES
+    shown = [one for one in _FIGURES if one[1] not in hidden]
     return [
         ["FIGURE", *(row["policy"] for row in rows)],
         *([label, *(format_(row[key]) for row in rows)] for label, key, format_ in shown),

@@ -9,7 +9,7 @@ from heapq import heappop, heappush
 
 from backendai_ray.core.errors import InvalidParameter
 from backendai_ray.core.ids import AgentId, SessionId
-from backendai_ray.core.scheduling import Node, SchedulingPolicy
+from backendai_ray.core.scheduling import Node, Plan, SchedulingPolicy
 
 from ..checking import problems_of
 from .faults import Faults, WhenLost
@@ -30,6 +30,8 @@ class Run:
     ended_at: float
     is_lost: bool = False
     """It was cut off; what it did was for nothing."""
+    is_preempted: bool = False
+    """It was cut off for a more important session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,10 @@ class _Replay:
         self._timeline = Timeline()
         self._breakdowns = _Breakdowns(faults, nodes, self._begin)
         self._losses: dict[SessionId, int] = {}
+        self._cuts: list[tuple[float, SessionId, float, bool]] = []
+        """When sessions that are preempted must have ended: with the begin of the run, and whether they run again."""
+        self._look_at = math.inf
+        """When the policy said that time alone makes another decision worth while."""
 
     def step(self) -> bool:
         """Go on to the next moment at which something happens, and decide; return whether there was one."""
@@ -148,9 +154,9 @@ class _Replay:
     def _next_at(self) -> float | None:
         coming = self._jobs[self._arrived].session.submitted_at if self._arrived < len(self._jobs) else math.inf
         ending = self._next_end()
-        soonest = min(coming, ending)
+        soonest = min(coming, ending, self._cuts[0][0] if self._cuts else math.inf)
         if soonest < math.inf:
-            return min(soonest, self._breakdowns.next_at())
+            return min(soonest, self._look_at, self._breakdowns.next_at())
         # Nothing runs and nothing comes: only a node that comes back can let something start.
         if self._world.pending and self._breakdowns.may_still_help():
             return self._breakdowns.next_at()
@@ -170,8 +176,13 @@ class _Replay:
     def _happen(self, now: float) -> None:
         """Let what happens at a moment happen; ends come first, so that who comes finds the room."""
         self._now = now
+        self._look_at = self._look_at if self._look_at > now else math.inf
         while self._next_end() <= now:
             self._end(heappop(self._ends)[1], now)
+        while self._cuts and self._cuts[0][0] <= now:
+            _, session_id, since, runs_again = heappop(self._cuts)
+            if self._runs_since.get(session_id) == since:
+                self._cut_off(session_id, now, runs_again=runs_again)
         for agent_id, is_out in self._breakdowns.until(now):
             for session_id in self._world.set_out(agent_id, is_out, now):
                 self._lose(session_id, now)
@@ -188,6 +199,7 @@ class _Replay:
         self.ended += 1
 
     def _lose(self, session_id: SessionId, now: float) -> None:
+        waits = self._world.restarts_as(session_id, is_failure=True)
         self._world.end(session_id, now)
         self._runs.append(Run(session_id, self._runs_since.pop(session_id), now, is_lost=True))
         self._ended_at = now
@@ -195,7 +207,27 @@ class _Replay:
         if self._breakdowns.faults.when_lost is WhenLost.FAIL or losses >= self._breakdowns.faults.most_losses:
             self.ended += 1
         else:
-            self._world.requeue(self._job[session_id].session)
+            self._world.requeue(waits)
+
+    def _cut_off(self, session_id: SessionId, now: float, *, runs_again: bool) -> None:
+        waits = self._world.restarts_as(session_id)
+        self._world.end(session_id, now)
+        since = self._runs_since.pop(session_id)
+        self._runs.append(Run(session_id, since, now, is_lost=True, is_preempted=True))
+        self._ended_at = now
+        if runs_again:
+            self._world.requeue(waits)
+        else:
+            self.ended += 1
+
+    def _preempt(self, plan: Plan, now: float) -> None:
+        """Give those that are preempted notice; whoever ends within its grace is done."""
+        for line in plan.preemptions:
+            self._world.mark_ending(line.victim, line.beneficiary)
+            at = now + (line.grace_s or 0.0)
+            heappush(self._cuts, (at, line.victim, self._runs_since[line.victim], line.reschedule))
+        for placement in plan.nominations:
+            self._world.nominate(placement)
 
     def _decide(self, now: float) -> None:
         snapshot = self._world.snapshot(now)
@@ -208,6 +240,8 @@ class _Replay:
             self._started_at.setdefault(placement.session_id, now)
             self._runs_since[placement.session_id] = now
             heappush(self._ends, (now + self._job[placement.session_id].duration_s, placement.session_id))
+        self._preempt(plan, now)
+        self._look_at = plan.next_at if plan.next_at is not None and plan.next_at > now else math.inf
         if plan.placements:
             self._breakdowns.something_started()
 

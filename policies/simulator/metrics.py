@@ -25,9 +25,11 @@ class Summary:
     jobs: int
     never_started: int
     failed: int
-    """Started, and were given up after their node had failed."""
+    """Started, and were given up after their node had failed, or were preempted for good."""
     lost_runs: int
     """How often a session was cut off because its node failed."""
+    preemptions: int
+    """How often a session was cut off for a more important one."""
     makespan_s: float
     """From the first arrival to the last end."""
     utilisation: float
@@ -69,7 +71,8 @@ def summarise(history: History) -> Summary:
         jobs=len(history.jobs),
         never_started=len(history.jobs) - len(history.started_at),
         failed=len(history.started_at) - len(done),
-        lost_runs=sum(one.is_lost for one in history.runs),
+        lost_runs=sum(one.is_lost and not one.is_preempted for one in history.runs),
+        preemptions=sum(one.is_preempted for one in history.runs),
         makespan_s=makespan,
         utilisation=history.usage.busy_s / whole,
         fragmentation=history.usage.pieces_s / whole,

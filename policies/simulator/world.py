@@ -56,7 +56,7 @@ class World:
 
     def start(self, placement: Placement, now: float) -> None:
         """Start a session that waits."""
-        session = self.pending.pop(placement.session_id)
+        session = replace(self.pending.pop(placement.session_id), nominated=())
         self._kernels[session.id] = tuple(kernel.kernel_id for kernel in placement.kernels)
         for kernel in placement.kernels:
             self._running[kernel.kernel_id] = RunningKernel(
@@ -71,10 +71,34 @@ class World:
                 priority=session.priority,
                 placed_at=now,
                 time_limit_s=session.time_limit_s,
+                restarts_as=session,
             )
             self._held.setdefault(kernel.agent_id, {})[kernel.kernel_id] = kernel.allocation
             self._stale.add(kernel.agent_id)
             self.usage.change(kernel.agent_id, kernel.allocation, 1, now)
+
+    def restarts_as(self, session_id: SessionId, *, is_failure: bool = False) -> PendingSession:
+        """Return what a session that runs waits as when it has to run again; being preempted is counted."""
+        session = self._running[self._kernels[session_id][0]].restarts_as
+        assert session is not None
+        return replace(session, preemptions=session.preemptions + (not is_failure))
+
+    def mark_ending(self, session_id: SessionId, beneficiary: SessionId) -> None:
+        """Let a session be on its way out for another one; it holds what it has until it is ended."""
+        for kernel_id in self._kernels[session_id]:
+            self._running[kernel_id] = replace(self._running[kernel_id], ending=True, ending_for=beneficiary)
+
+    def nominate(self, placement: Placement) -> None:
+        """Remember the place that is being made for a session; of one that runs, for when it waits."""
+        waiting = self.pending.get(placement.session_id)
+        if waiting is not None:
+            self.pending[waiting.id] = replace(waiting, nominated=placement.kernels)
+            return
+        for kernel_id in self._kernels.get(placement.session_id, ()):
+            kernel = self._running[kernel_id]
+            if kernel.restarts_as is not None:
+                waits = replace(kernel.restarts_as, nominated=placement.kernels)
+                self._running[kernel_id] = replace(kernel, restarts_as=waits)
 
     def requeue(self, session: PendingSession) -> None:
         """Let a session that ran wait again, where it was in the queue."""

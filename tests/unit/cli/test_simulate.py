@@ -85,6 +85,19 @@ def test_options_that_cannot_be(bai: Bai, files: tuple[str, ...], options: tuple
     assert words in outcome.err
 
 
+def test_options_of_a_policy(bai: Bai, files: tuple[str, ...], tmp_path: Path) -> None:
+    urgent = {"name": "u", "submitted_at": 30, "duration": 60, "slots": {"cpu": 2}, "owner": "C", "priority": 50}
+    with (tmp_path / "trace.jsonl").open("a") as file:
+        file.write(json.dumps(urgent) + "\n")
+    preempting = 'fifo/dispersed:{"preemption": {"scope": "group", "min_runtime_s": 0}}'
+    outcome = bai("simulate", *files, "--policy", "fifo", "--policy", preempting)
+    assert outcome.code == 0, outcome.err
+    (line,) = [line for line in outcome.out.splitlines() if line.startswith("preempted")]
+    assert line.split() == ["preempted", "0", "2"]
+    for wrong, words in (("{", "no JSON"), ("[]", "no JSON object"), ('{"preemption": 1}', "options.preemption")):
+        assert words in bai("simulate", *files, "--policy", f"fifo:{wrong}").err
+
+
 def test_plots(bai: Bai, files: tuple[str, ...], tmp_path: Path) -> None:
     page, picture = tmp_path / "p.html", tmp_path / "p.png"
     options = ("--policy", "fifo", "--policy", "lifo", "--plot", str(page), "--plot", str(picture))

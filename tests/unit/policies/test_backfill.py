@@ -112,8 +112,8 @@ def test_an_explanation_says_why_it_may_not_go_ahead() -> None:
     )
 
 
-def test_it_has_no_options() -> None:
-    with pytest.raises(InvalidParameter, match="backfill has no options"):
+def test_it_knows_preemption_only() -> None:
+    with pytest.raises(InvalidParameter, match="backfill knows only the option preemption"):
         BackfillPolicy(selection=Concentrated(), strict=True)
 
 
