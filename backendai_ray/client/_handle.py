@@ -21,6 +21,7 @@ from backendai_ray.client._models import (
     Explanation,
     FileInfo,
     RunResult,
+    SchedulingEntry,
     SessionInfo,
     StatusChange,
 )
@@ -244,6 +245,11 @@ class AsyncSession:
     async def explain(self) -> Explanation:
         """Return why it waits, node by node."""
         return Explanation.model_validate(await self._transport.json("GET", f"{self._path}/explain"))
+
+    async def scheduling_history(self) -> list[SchedulingEntry]:
+        """Return each reason for which it waited, from when on, and placements that came to nothing; oldest first."""
+        answer = await self._transport.json("GET", f"{self._path}/scheduling-history")
+        return [SchedulingEntry.model_validate(entry) for entry in answer["items"]]
 
     async def dependency_graph(self) -> DependencyNode:
         """Return it and, nested, what it depends on."""

@@ -51,11 +51,15 @@ Text = Annotated[str, BeforeValidator(_text)]
 Moment = Annotated[datetime | None, BeforeValidator(_moment)]
 
 
-class Record(BaseModel):
+class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, alias_generator=to_camel)
 
 
-class KernelInfo(Record):
+Record = _Record
+"""For the records that have files of their own."""
+
+
+class KernelInfo(_Record):
     """One container of a session."""
 
     id: str = Field(validation_alias=_named("id", "kernelId"))
@@ -71,7 +75,7 @@ class KernelInfo(Record):
     exit_code: int | None = None
 
 
-class SessionInfo(Record):
+class SessionInfo(_Record):
     """Where a session stands."""
 
     id: str = Field(validation_alias=_named("id", "sessionId"))
@@ -109,14 +113,14 @@ class SessionInfo(Record):
         return tuple(sorted({k.agent_id for k in self.kernels if k.agent_id}))
 
 
-class SessionPage(Record):
+class SessionPage(_Record):
     """Some sessions of a listing, newest first."""
 
     items: tuple[SessionInfo, ...] = ()
     total: int = 0
 
 
-class StatusChange(Record):
+class StatusChange(_Record):
     """One line of a session's history."""
 
     before: Text = ""
@@ -130,7 +134,7 @@ class StatusChange(Record):
     """Id of what started it, the same on everything that followed from it."""
 
 
-class NodeRefusal(Record):
+class NodeRefusal(_Record):
     """Why one node cannot take a waiting session."""
 
     agent_id: Text = ""
@@ -139,7 +143,7 @@ class NodeRefusal(Record):
     shortfall: Amounts = Field(default_factory=dict)
 
 
-class StartEstimate(Record):
+class StartEstimate(_Record):
     """When a session may start, if nothing new is submitted."""
 
     at: Moment = None
@@ -147,11 +151,11 @@ class StartEstimate(Record):
     not_before: Moment = None
     """Where it is not known: how far was looked ahead in vain."""
     basis: Text = "unknown"
-    """``now``, ``start-time``, ``time-limits`` or ``unknown``."""
+    """``now``, ``sessions-are-ending``, ``start-time``, ``time-limits``, ``predicted`` or ``unknown``."""
     message: Text = ""
 
 
-class PlacedKernel(Record):
+class PlacedKernel(_Record):
     """Where one container goes."""
 
     kernel_id: Text = ""
@@ -160,7 +164,7 @@ class PlacedKernel(Record):
     """Units by slot and device."""
 
 
-class Explanation(Record):
+class Explanation(_Record):
     """Why a session waits, where it would go, or why it is in its status."""
 
     session_id: Text = ""
@@ -195,7 +199,21 @@ class Explanation(Record):
         return bool(self.placement)
 
 
-class DependencyNode(Record):
+class SchedulingEntry(_Record):
+    """What the scheduler told a session from a moment on, until the next entry or the next status."""
+
+    number: int = 0
+    """From 1; only the last entries are kept."""
+    verdict: Text = ""
+    """``refused`` by the policy, or placed by it and ``rejected`` by the Manager, because the world had moved on."""
+    code: Text = ""
+    message: Text = ""
+    at: Moment = None
+    cause: Text = ""
+    """The scheduling pass."""
+
+
+class DependencyNode(_Record):
     """A session and, nested, the sessions that it depends on."""
 
     id: str = Field(validation_alias=_named("id", "session_id", "sessionId"))
@@ -208,7 +226,7 @@ class DependencyNode(Record):
     """False: what it depends on is shown elsewhere in the graph, or the graph is larger than is shown."""
 
 
-class NodeInfo(Record):
+class NodeInfo(_Record):
     """A node and what it has."""
 
     id: str = Field(validation_alias=_named("id", "agentId", "agent_id"))
@@ -223,7 +241,7 @@ class NodeInfo(Record):
     """Why nothing new is placed there, when nothing is."""
 
 
-class QuotaInfo(Record):
+class QuotaInfo(_Record):
     """What the sessions of a keypair, user, project or domain may hold together, and what they hold."""
 
     scope: Text = ""
@@ -236,7 +254,7 @@ class QuotaInfo(Record):
     used_pending: int = Field(0, validation_alias=_named("used_pending", "usedPending"))
 
 
-class FileInfo(Record):
+class FileInfo(_Record):
     """One entry of a session's folder."""
 
     name: str = Field(validation_alias=_named("name", "filename"))

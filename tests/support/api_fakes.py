@@ -62,6 +62,7 @@ from backendai_ray.core.lifecycle import StatusChange
 from backendai_ray.core.machine import Machine, Nic, NumaNode
 from backendai_ray.core.quotas import Limits, Scope, Use, scopes_of
 from backendai_ray.core.scheduling import KernelPlacement, NodeRefusal, PendingSession, Placement, Refusal, RefusalCode
+from backendai_ray.core.scheduling_history import SchedulingEntry, Verdict
 from backendai_ray.core.sessions import Kernel, Reason, Session, SessionResult, SessionType, Status
 from backendai_ray.core.slots import CPU, ResourceSlots, SlotName
 from backendai_ray.core.usage import KernelUsage, NodeUsage
@@ -281,6 +282,12 @@ class FakeManager:
 
     async def history(self, session_id: SessionId) -> Sequence[StatusChange]:
         return [change for change in self._cluster.events.changes if change.session_id == session_id]
+
+    async def scheduling_history(self, session_id: SessionId) -> Sequence[SchedulingEntry]:
+        refused = SchedulingEntry(
+            session_id=session_id, number=1, verdict=Verdict.REFUSED, code="not-enough", message="no", at=1.0, cause="p"
+        )
+        return [refused]
 
     async def logs(self, access_key: AccessKey, name_or_id: str, kernel_id: KernelId | None) -> bytes:
         session = await self.session(access_key, name_or_id)

@@ -290,6 +290,8 @@ class FakeServer:
                 return httpx.Response(200, json={"result": {}, "changes": session.history})
             case ("GET", "explain"):
                 return httpx.Response(200, json={**EXPLANATION, "sessionId": session.id, "status": session.status})
+            case ("GET", "scheduling-history"):
+                return httpx.Response(200, json={"items": [WAITED]})
             case ("GET", "dependency-graph"):
                 return httpx.Response(200, json=dependency_graph(session))
         raise NotFound(f"no route {method} {what}")
@@ -388,6 +390,14 @@ KERNEL_USAGE = {
     "memoryLimit": 2**29,
     "devices": [{"slot": "x.shares", "id": "x0", "units": 250, "utilization": 0.25}],
     "advisory": ["x.shares"],
+}
+WAITED = {
+    "number": 1,
+    "verdict": "refused",
+    "code": "not-enough",
+    "message": "no node has room",
+    "at": "2026-01-02T03:04:05.678+00:00",
+    "cause": "p1",
 }
 EXPLANATION = {
     "reason": "not-enough",
