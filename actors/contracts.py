@@ -410,6 +410,10 @@ class SokovanContract(Protocol):
         """Return what would become of a session if it were submitted now."""
         ...
 
+    async def stats(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return by resource group what became of its passes, and the policy's ``warning``."""
+        ...
+
 
 class PolicyHostContract(Protocol):
     """What the policy actor of one resource group offers; it holds the snapshot warm and decides on it."""
@@ -424,8 +428,10 @@ class PolicyHostContract(Protocol):
         """Return ``(incarnation, upto)`` of the snapshot held."""
         ...
 
-    async def configure(self, policy: str, selection: str, options: Mapping[str, Any]) -> None:
-        """Switch the policy without losing the queue."""
+    async def configure(
+        self, policy: str, selection: str, options: Mapping[str, Any], *, standing_in: str = ""
+    ) -> None:
+        """Switch the policy without losing the queue; ``standing_in``: why it decides in place of another."""
         ...
 
 

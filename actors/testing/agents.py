@@ -16,6 +16,7 @@ from backendai_ray.core.ids import AgentId, DeviceId, KernelId, ResourceGroupNam
 from backendai_ray.core.reports import DeviceTable, KernelFact, NodeReport
 from backendai_ray.core.sessions import TERMINAL, KernelSpec, Reason, Status
 from backendai_ray.core.slots import CPU, MEM
+from backendai_ray.core.usage import NodeUsage
 
 GIB = 2**30
 
@@ -183,6 +184,9 @@ class FakeAgent(AgentContract):
     async def inspect(self) -> Inspection:
         await self._arrive("inspect", None)
         return Inspection(agent_id=self.agent_id, incarnation=self.incarnation, kernels=tuple(self.kernels.values()))
+
+    async def usage(self, kernel_ids: Sequence[KernelId] | None = None) -> NodeUsage:
+        return NodeUsage(agent_id=self.agent_id)
 
     async def acknowledge(self, kernel_ids: Sequence[KernelId]) -> None:
         if not await self._arrive("acknowledge", list(kernel_ids)):

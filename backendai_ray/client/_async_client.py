@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from backendai_ray.client._config import ClientConfig, load_config
 from backendai_ray.client._events import read_events
-from backendai_ray.client._models import Event, NodeInfo, QuotaInfo
+from backendai_ray.client._models import Event, GroupInfo, NodeInfo, QuotaInfo
 from backendai_ray.client._nodes import NodeDetail
 from backendai_ray.client._sessions import AsyncSessions
 
@@ -99,6 +99,11 @@ class AsyncClient:
             AgentNotFound: there is no node of that id.
         """
         return NodeDetail.model_validate(await self._transport.json("GET", f"/agents/{quote(node_id, safe='')}"))
+
+    async def groups(self) -> list[GroupInfo]:
+        """Return the resource groups, how each is scheduled, and what is wrong with that."""
+        answer = await self._transport.json("GET", "/scaling-groups")
+        return [GroupInfo.model_validate(one) for one in answer["scaling_groups"]]
 
     async def quotas(self) -> list[QuotaInfo]:
         """Return the quotas with what is taken of them: to administrators all, to others those that bind them."""

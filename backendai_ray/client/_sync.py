@@ -222,6 +222,7 @@ class Client(_Face[AsyncClient]):
     agents = _plain(AsyncClient.agents)
     node = _plain(AsyncClient.node)
     events = _iterating(AsyncClient.events)
+    groups = _plain(AsyncClient.groups)
     hello = _plain(AsyncClient.hello)
     quotas = _plain(AsyncClient.quotas)
     set_quota = _plain(AsyncClient.set_quota)

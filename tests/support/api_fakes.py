@@ -362,7 +362,7 @@ class FakeManager:
 
     async def groups(self) -> Mapping[ResourceGroupName, Mapping[str, Any]]:
         self.faults.on("manager.groups")
-        return {ResourceGroupName("default"): {"policy": "fifo"}}
+        return {ResourceGroupName("default"): {"policy": "fifo", "selection": "concentrated", "options": {}}}
 
 
 class FakeSokovan:
@@ -384,6 +384,9 @@ class FakeSokovan:
             estimate=StartEstimate(basis=StartBasis.TIME_LIMITS, at=1e9, message="at its time"),
             policy="fifo",
         )
+
+    async def stats(self) -> Mapping[str, Mapping[str, Any]]:
+        return {"default": {"waiting": 2, "warning": "policy custom failed; fifo decides in its place"}}
 
     async def rehearse(self, group: ResourceGroupName, session: PendingSession) -> Explanation:
         if session.slots.amount("cpu") > 1000:

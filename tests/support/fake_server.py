@@ -226,6 +226,9 @@ class FakeServer:
             case ("GET", "agents", node):
                 raise AgentNotFound(f"there is no node {node!r}")
 
+            case ("GET", "scaling-groups"):
+                group = {"name": "default", "policy": "drf", "selection": "dispersed", "waiting": 2, "warning": "oh"}
+                return httpx.Response(200, json={"scaling_groups": [group]})
             case ("GET", "quotas"):
                 return httpx.Response(200, json={"items": list(self.quotas.values())})
             case ("PUT", "quotas", kind, *name):
