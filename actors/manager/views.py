@@ -101,6 +101,7 @@ def kernel_spec(session: Session, kernel: Kernel) -> KernelSpec:
         shmem_bytes=spec.shmem_bytes,
         environ=spec.environ,
         bootstrap_script=spec.bootstrap_script,
+        runtime=spec.runtime,
         preopen_ports=spec.preopen_ports,
         epoch=session.epoch,
         attempt=session.attempt,

@@ -14,6 +14,7 @@ from backendai_ray.core.errors import AgentUnavailable, KernelNotFound, Unsuppor
 from backendai_ray.core.execution import RunOutput
 from backendai_ray.core.ids import AgentId, DeviceId, KernelId, ResourceGroupName
 from backendai_ray.core.reports import DeviceTable, KernelFact, NodeReport
+from backendai_ray.core.runtimes import BUILT_IN, Runtime
 from backendai_ray.core.sessions import TERMINAL, KernelSpec, Reason, Status
 from backendai_ray.core.slots import CPU, MEM
 from backendai_ray.core.usage import NodeUsage
@@ -185,6 +186,10 @@ class FakeAgent(AgentContract):
     async def drop_spares(self) -> int:
         await self._arrive("drop_spares", None)
         return 0
+
+    async def runtimes(self, image: str) -> Sequence[Runtime]:
+        await self._arrive("runtimes", image)
+        return BUILT_IN
 
     async def inspect(self) -> Inspection:
         await self._arrive("inspect", None)

@@ -27,6 +27,7 @@ from backendai_ray.api.routers import (
     execution,
     files,
     metrics,
+    nodes,
     quotas,
     sessions,
     streams,
@@ -77,7 +78,20 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
     app.add_exception_handler(HTTPException, _raise_http_error)
     app.add_exception_handler(RequestValidationError, _raise_invalid)
     # The busiest first: a request is held against one route after the other.
-    for router in (execution, sessions, creation, files, events, system, cluster, quotas, metrics, streams, terminals):
+    for router in (
+        execution,
+        sessions,
+        creation,
+        files,
+        events,
+        system,
+        cluster,
+        nodes,
+        quotas,
+        metrics,
+        streams,
+        terminals,
+    ):
         app.include_router(router.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from backendai_ray.client._config import ClientConfig, load_config
 from backendai_ray.client._events import read_events
-from backendai_ray.client._models import Event, GroupInfo, NodeInfo, QuotaInfo
+from backendai_ray.client._models import Event, GroupInfo, NodeInfo, QuotaInfo, RuntimeInfo
 from backendai_ray.client._nodes import NodeDetail
 from backendai_ray.client._sessions import AsyncSessions
 
@@ -87,11 +87,6 @@ class AsyncClient:
         told: dict[str, Any] = await self._transport.json("GET", "/")
         return told
 
-    async def agents(self) -> list[NodeInfo]:
-        """Return the nodes and what is free on them."""
-        answer = await self._transport.json("GET", "/agents")
-        return [NodeInfo.model_validate(one) for one in answer["items"]]
-
     async def node(self, node_id: str) -> NodeDetail:
         """Return all that is known of a node; for administrators.
 
@@ -99,6 +94,20 @@ class AsyncClient:
             AgentNotFound: there is no node of that id.
         """
         return NodeDetail.model_validate(await self._transport.json("GET", f"/agents/{quote(node_id, safe='')}"))
+
+    async def agents(self) -> list[NodeInfo]:
+        """Return the nodes and what is free on them."""
+        answer = await self._transport.json("GET", "/agents")
+        return [NodeInfo.model_validate(one) for one in answer["items"]]
+
+    async def runtimes(self, image: str) -> list[RuntimeInfo]:
+        """Return what can run code in an image, the default first.
+
+        Raises:
+            ImageNotFound: no node has it.
+        """
+        answer = await self._transport.json("GET", "/runtimes", params={"image": image})
+        return [RuntimeInfo.model_validate(one) for one in answer["items"]]
 
     async def groups(self) -> list[GroupInfo]:
         """Return the resource groups, how each is scheduled, and what is wrong with that."""

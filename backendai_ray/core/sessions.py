@@ -118,6 +118,8 @@ class SessionSpec:
     environ: Mapping[str, str] = field(default_factory=dict)
     startup_command: str = ""
     bootstrap_script: str = ""
+    runtime: str = ""
+    """What runs its cells; empty: the image's default."""
     batch_timeout_s: float | None = None
     priority: int = 10
     starts_at: float | None = None
@@ -247,6 +249,7 @@ class KernelSpec:
     shmem_bytes: int
     environ: Mapping[str, str]
     bootstrap_script: str = ""
+    runtime: str = ""
     preopen_ports: tuple[int, ...] = ()
     epoch: int = 0
     attempt: int = 1

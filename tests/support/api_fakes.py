@@ -47,6 +47,7 @@ from backendai_ray.core.errors import (
     BackendError,
     BusUnavailable,
     FileMissing,
+    ImageNotFound,
     KernelNotFound,
     NameInUse,
     RunNotFound,
@@ -61,6 +62,7 @@ from backendai_ray.core.ids import AccessKey, AgentId, DeviceId, KernelId, Resou
 from backendai_ray.core.lifecycle import StatusChange
 from backendai_ray.core.machine import Machine, Nic, NumaNode
 from backendai_ray.core.quotas import Limits, Scope, Use, scopes_of
+from backendai_ray.core.runtimes import BUILT_IN, Runtime
 from backendai_ray.core.scheduling import KernelPlacement, NodeRefusal, PendingSession, Placement, Refusal, RefusalCode
 from backendai_ray.core.scheduling_history import SchedulingEntry, Verdict
 from backendai_ray.core.sessions import Kernel, Reason, Session, SessionResult, SessionType, Status
@@ -543,6 +545,12 @@ class FakeAgent:
             if text:
                 run.write(stream, text)
         run.end(done.returncode)
+
+    async def runtimes(self, image: str) -> Sequence[Runtime]:
+        self.faults.on("agent.runtimes")
+        if image != "r":
+            raise ImageNotFound(f"the node does not have the image {image!r}")
+        return [Runtime(name="ir", language="R", title="R"), *BUILT_IN]
 
     async def complete(self, route: Route, code: str, options: Mapping[str, Any]) -> Sequence[str]:
         self._check("complete", route)

@@ -221,11 +221,9 @@ class FakeServer:
                 return httpx.Response(200, json={"version": "v7.20230615", "manager": "fake"})
             case ("GET", "agents"):
                 return httpx.Response(200, json={"items": [NODE], "total": 1})
-            case ("GET", "agents", "node-1"):
-                return httpx.Response(200, json={**NODE, **NODE_DETAIL})
-            case ("GET", "agents", node):
-                raise AgentNotFound(f"there is no node {node!r}")
-
+            case ("GET", "runtimes"):
+                named = {"name": "ir", "language": "R", "title": "R 4", "isDefault": True}
+                return httpx.Response(200, json={"image": request.url.params["image"], "items": [named]})
             case ("GET", "scaling-groups"):
                 group = {"name": "default", "policy": "drf", "selection": "dispersed", "waiting": 2, "warning": "oh"}
                 return httpx.Response(200, json={"scaling_groups": [group]})
@@ -241,6 +239,10 @@ class FakeServer:
                 return httpx.Response(204)
             case ("GET", "events", "session"):
                 return self._event_stream()
+            case ("GET", "agents", "node-1"):
+                return httpx.Response(200, json={**NODE, **NODE_DETAIL})
+            case ("GET", "agents", node):
+                raise AgentNotFound(f"there is no node {node!r}")
             case ("GET", "session"):
                 return self._list(request)
             case ("POST", "session"):

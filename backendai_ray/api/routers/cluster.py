@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from backendai_ray.api.answers import plain, shown
+from actors.contracts import AgentStatus, AgentView
+from backendai_ray.api.answers import plain
 from backendai_ray.api.context import ContextDep
 from backendai_ray.api.requests import ApiRoute, CallerDep
 from backendai_ray.api.routers.names import errors
-from backendai_ray.api.schemas.nodes import NodeDetailView, NodeView
-from backendai_ray.api.usage import usage_of_nodes
-from backendai_ray.core.errors import Forbidden, Unavailable
-from backendai_ray.core.ids import AgentId
-from backendai_ray.core.slots import SlotKind, slot_kind
+from backendai_ray.api.schemas.sessions import iso
+from backendai_ray.api.to_core import parse_image
+from backendai_ray.core.errors import BackendError, Forbidden, ImageNotFound, Unavailable
+from backendai_ray.core.slots import ResourceSlots, SlotKind, slot_kind
 
 router = APIRouter(route_class=ApiRoute, tags=["cluster"])
+
+_MOST_ASKED = 16
+"""Nodes that are asked for an image's runtimes, one after the other."""
 
 _SLOT_TYPES = {
     SlotKind.BYTES: "bytes",
@@ -34,20 +37,7 @@ async def agents(context: ContextDep, caller: CallerDep) -> Response:
     if not caller.keypair.is_admin:
         raise Forbidden("only administrators see the nodes")
     views = await context.reach.manager(context.services.manager.agents)
-    items = [NodeView.of(view).model_dump(by_alias=True) for view in views]
-    return plain({"items": items, "total": len(items)})
-
-
-@router.get("/agents/{node}", summary="A node", responses=errors(403, 404), response_model=NodeDetailView)
-async def agent(
-    node: Annotated[str, Path(description="The node's id.", max_length=128)], context: ContextDep, caller: CallerDep
-) -> Response:
-    """Return how a node is built, its devices and how they are linked, and who holds what; for administrators."""
-    if not caller.keypair.is_admin:
-        raise Forbidden("only administrators see the nodes")
-    detail = await context.reach.manager(lambda: context.services.manager.agent(AgentId(node)))
-    usages = await usage_of_nodes(context.services, {detail.view.agent_id: ()}) if detail.view.lost_at is None else {}
-    return shown(NodeDetailView.of_detail(detail, usages.get(detail.view.agent_id)))
+    return plain({"items": [_shown(view) for view in views], "total": len(views)})
 
 
 @router.get("/scaling-groups", summary="The resource groups", responses=errors())
@@ -79,6 +69,32 @@ def _group(name: str, config: Mapping[str, Any], stats: Mapping[str, Any] | None
     }
 
 
+@router.get("/runtimes", summary="The runtimes of an image", responses=errors(404))
+async def runtimes(
+    context: ContextDep,
+    caller: CallerDep,
+    image: Annotated[str, Query(min_length=1, max_length=512, description="As a session would name it.")],
+) -> Response:
+    """Return what can run code in an image, the default first, as a node says that has the image."""
+    del caller
+    image = parse_image(image)
+    views = await context.reach.manager(context.services.manager.agents)
+    problem: BackendError = ImageNotFound(f"no node is here to say what {image!r} has", image=image)
+    for view in [view for view in views if view.status is AgentStatus.ALIVE][:_MOST_ASKED]:
+        try:
+            found = await context.services.agent(view.agent_id).runtimes(image)
+        except (ImageNotFound, Unavailable) as error:
+            if not isinstance(problem, ImageNotFound) or isinstance(error, ImageNotFound):
+                problem = error
+            continue
+        items = [
+            {"name": one.name, "language": one.language, "title": one.title, "isDefault": number == 0}
+            for number, one in enumerate(found)
+        ]
+        return plain({"image": image, "items": items})
+    raise problem
+
+
 @router.get("/config/resource-slots", summary="The resource slots", responses=errors())
 async def resource_slots(context: ContextDep, caller: CallerDep) -> Response:
     """Return the slots that the nodes have, and how each is counted."""
@@ -86,3 +102,19 @@ async def resource_slots(context: ContextDep, caller: CallerDep) -> Response:
     views = await context.reach.manager(context.services.manager.agents)
     names = {"cpu", "mem"}.union(*(view.capacity for view in views))
     return plain({name: _SLOT_TYPES[slot_kind(name)] for name in sorted(names)})
+
+
+def _shown(view: AgentView) -> dict[str, Any]:
+    return {
+        "id": view.agent_id,
+        "status": view.status.value,
+        "scalingGroup": view.resource_group,
+        "architecture": view.architecture,
+        "backend": view.backend,
+        "availableSlots": ResourceSlots(view.capacity).plain(),
+        "occupiedSlots": ResourceSlots(view.occupied).plain(),
+        "schedulable": view.schedulable,
+        "message": view.message,
+        "firstContact": iso(view.first_contact),
+        "lostAt": iso(view.lost_at),
+    }

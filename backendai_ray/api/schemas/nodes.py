@@ -126,7 +126,7 @@ class LinksView(_Answer):
 
 
 class NodeView(_Answer):
-    """A node, as the listing shows it."""
+    """What the listing of nodes shows of each."""
 
     id: str
     status: str
@@ -139,11 +139,6 @@ class NodeView(_Answer):
     message: str = Field(description="Why nothing new is placed there, when nothing is.")
     first_contact: str | None
     lost_at: str | None
-
-    @classmethod
-    def of(cls, view: AgentView) -> NodeView:
-        """Show a node."""
-        return cls(**_facts(view))
 
 
 class NodeDetailView(NodeView):

@@ -145,6 +145,7 @@ def _command(launch: Launch, *, has_runner: bool) -> list[str]:
         pyzmq_dir=PYZMQ_DIR if launch.image.pyzmq_dir else "",
         run_dir=RUN_DIR,
         workdir=WORK_DIR,
+        runtime=launch.runtime,
         buffer_bytes=launch.output_buffer_bytes,
         bootstrap=has_bootstrap,
     )
