@@ -18,13 +18,13 @@ from backendai_ray.core.explanations import Explanation
 from backendai_ray.core.ids import AccessKey, AgentId, KernelId, ResourceGroupName, SessionId
 from backendai_ray.core.lifecycle import StatusChange
 from backendai_ray.core.machine import Machine
+from backendai_ray.core.measurements import NodeUsage
 from backendai_ray.core.quotas import Limits, Scope, Use
 from backendai_ray.core.reports import KernelFact
 from backendai_ray.core.runtimes import Runtime
 from backendai_ray.core.scheduling import Applied, Changes, PendingSession, Plan
 from backendai_ray.core.scheduling_history import SchedulingEntry
 from backendai_ray.core.sessions import KernelSpec, Reason, Session, SessionSpec, Status
-from backendai_ray.core.usage import NodeUsage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,8 +49,8 @@ from backendai_ray.core.errors import (
     Unavailable,
 )
 from backendai_ray.core.ids import AgentId, KernelId, is_uuid
+from backendai_ray.core.measurements import NodeUsage
 from backendai_ray.core.sessions import KernelSpec, Reason, Status
-from backendai_ray.core.usage import NodeUsage
 
 log = structlog.get_logger()
 

@@ -13,11 +13,11 @@ from backendai_ray.core.devices import Allocation, Device
 from backendai_ray.core.errors import AgentUnavailable, KernelNotFound, UnsupportedByImage
 from backendai_ray.core.execution import RunOutput
 from backendai_ray.core.ids import AgentId, DeviceId, KernelId, ResourceGroupName
+from backendai_ray.core.measurements import NodeUsage
 from backendai_ray.core.reports import DeviceTable, KernelFact, NodeReport
 from backendai_ray.core.runtimes import BUILT_IN, Runtime
 from backendai_ray.core.sessions import TERMINAL, KernelSpec, Reason, Status
 from backendai_ray.core.slots import CPU, MEM
-from backendai_ray.core.usage import NodeUsage
 
 GIB = 2**30
 

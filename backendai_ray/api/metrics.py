@@ -11,8 +11,8 @@ from typing import Final, Literal
 
 from actors.contracts import AgentStatus, AgentView
 from backendai_ray.core.ids import AgentId
+from backendai_ray.core.measurements import KernelUsage, NodeUsage
 from backendai_ray.core.slots import UNITS_PER_COUNT, SlotKind, slot_kind
-from backendai_ray.core.usage import KernelUsage, NodeUsage
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 

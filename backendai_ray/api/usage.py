@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from backendai_ray.api.services import Services
 from backendai_ray.core.errors import BackendError
 from backendai_ray.core.ids import AgentId, KernelId
+from backendai_ray.core.measurements import KernelUsage, NodeUsage
 from backendai_ray.core.sessions import Session, Status
-from backendai_ray.core.usage import KernelUsage, NodeUsage
 
 PATIENCE_S = 3.0
 AT_ONCE = 64

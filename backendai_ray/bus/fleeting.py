@@ -26,7 +26,7 @@ PULL_PROGRESS = "pull-progress"
 
 
 USAGE = "usage"
-"""The channel of measurements: a :class:`~backendai_ray.core.usage.NodeUsage` as JSON, from each node at each beat."""
+"""The channel of measurements: :class:`~backendai_ray.core.measurements.NodeUsage` as JSON, from each node at each beat."""
 
 
 class Fleeting:

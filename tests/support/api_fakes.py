@@ -61,13 +61,13 @@ from backendai_ray.core.explanations import Explanation, Fragmentation, StartBas
 from backendai_ray.core.ids import AccessKey, AgentId, DeviceId, KernelId, ResourceGroupName, SessionId
 from backendai_ray.core.lifecycle import StatusChange
 from backendai_ray.core.machine import Machine, Nic, NumaNode
+from backendai_ray.core.measurements import KernelUsage, NodeUsage
 from backendai_ray.core.quotas import Limits, Scope, Use, scopes_of
 from backendai_ray.core.runtimes import BUILT_IN, Runtime
 from backendai_ray.core.scheduling import KernelPlacement, NodeRefusal, PendingSession, Placement, Refusal, RefusalCode
 from backendai_ray.core.scheduling_history import SchedulingEntry, Verdict
 from backendai_ray.core.sessions import Kernel, Reason, Session, SessionResult, SessionType, Status
 from backendai_ray.core.slots import CPU, ResourceSlots, SlotName
-from backendai_ray.core.usage import KernelUsage, NodeUsage
 
 USER = Keypair(
     access_key=AccessKey("AKIAUSER"),

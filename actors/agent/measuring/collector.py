@@ -22,9 +22,9 @@ from actors.agent.offload import Offload
 from backendai_ray.core.device_plugins import DeviceUsage
 from backendai_ray.core.errors import BackendError
 from backendai_ray.core.ids import AgentId, DeviceId, KernelId
+from backendai_ray.core.measurements import KernelDeviceUsage, KernelUsage, NodeUsage
 from backendai_ray.core.sessions import Status
 from backendai_ray.core.slots import CPU, MEM, UNITS_PER_COUNT, SlotName
-from backendai_ray.core.usage import KernelDeviceUsage, KernelUsage, NodeUsage
 
 log = structlog.get_logger()
 

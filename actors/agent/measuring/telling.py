@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backendai_ray.config import BusSettings
-from backendai_ray.core.usage import NodeUsage
+from backendai_ray.core.measurements import NodeUsage
 from backendai_ray.records import to_plain
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from backendai_ray.api.schemas.sessions import iso
 from backendai_ray.api.schemas.usage import NodeUsageView
 from backendai_ray.core.devices import Device
 from backendai_ray.core.machine import Nic, NumaNode, device_label, link_table
+from backendai_ray.core.measurements import NodeUsage
 from backendai_ray.core.slots import ResourceSlots
-from backendai_ray.core.usage import NodeUsage
 
 
 class _Answer(BaseModel):

@@ -7,7 +7,7 @@ from pydantic.alias_generators import to_camel
 
 from backendai_ray.api.schemas.sessions import iso
 from backendai_ray.core.device_plugins import DeviceUsage
-from backendai_ray.core.usage import KernelDeviceUsage, KernelUsage, NodeUsage
+from backendai_ray.core.measurements import KernelDeviceUsage, KernelUsage, NodeUsage
 
 
 class _Answer(BaseModel):

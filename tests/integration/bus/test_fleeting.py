@@ -12,7 +12,7 @@ from backendai_ray.bus import USAGE, Bus, Fleeting
 from backendai_ray.bus.fleeting import LINE_LENGTH
 from backendai_ray.config import BusSettings
 from backendai_ray.core.ids import AgentId, KernelId, SessionId
-from backendai_ray.core.usage import KernelUsage, NodeUsage
+from backendai_ray.core.measurements import KernelUsage, NodeUsage
 from backendai_ray.records import from_plain
 from tests.support.waiting import wait_until_async
 

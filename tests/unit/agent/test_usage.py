@@ -26,9 +26,9 @@ from backendai_ray.core.device_plugins import DeviceUsage
 from backendai_ray.core.devices import Allocation
 from backendai_ray.core.errors import EngineUnavailable
 from backendai_ray.core.ids import AgentId, DeviceId
+from backendai_ray.core.measurements import NodeUsage
 from backendai_ray.core.sessions import Status
 from backendai_ray.core.slots import CPU, MEM, SlotName
-from backendai_ray.core.usage import NodeUsage
 from backendai_ray.records import decode, encode
 from tests.unit.agent.conftest import Bench
 from tests.unit.agent.test_hardware import NPU, Npus

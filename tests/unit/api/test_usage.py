@@ -14,8 +14,8 @@ from backendai_ray.config import Settings
 from backendai_ray.core.device_plugins import DeviceUsage
 from backendai_ray.core.errors import AgentUnavailable
 from backendai_ray.core.ids import AgentId, DeviceId, KernelId, ResourceGroupName, SessionId
+from backendai_ray.core.measurements import KernelUsage, NodeUsage
 from backendai_ray.core.slots import SlotName
-from backendai_ray.core.usage import KernelUsage, NodeUsage
 from tests.support.api_fakes import FakeCluster
 from tests.unit.api.conftest import BASE_URL
 
