@@ -26,7 +26,7 @@ PULL_PROGRESS = "pull-progress"
 
 
 USAGE = "usage"
-"""The channel of measurements: :class:`~backendai_ray.core.measurements.NodeUsage` as JSON, from each node at each beat."""
+"""The channel of measurements: a ``NodeUsage`` of :mod:`backendai_ray.core.measurements` as JSON, from each node."""
 
 
 class Fleeting:
