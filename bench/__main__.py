@@ -19,6 +19,7 @@ BENCHES = {
     "openb": "GPU allocation on a trace of the openb format, against Random, BestFit and FGD as published",
     "gang": "gangs that fill a cluster in waves, in virtual time: the fewest waves there could be are 9",
     "philly": "waiting, completion, slowdown and fairness of policies on a trace of the Philly format, in virtual time",
+    "faults": "the control plane on virtual time while everything fails, by seeds; a seed that fails can be run again",
     "idle": "memory and CPU of an idle cluster, against Ray alone with as many empty actors",
 }
 
