@@ -163,6 +163,18 @@ async def test_a_silent_node_gets_nothing_new_and_is_lost_in_the_end(cluster: Fa
     assert not views[agent.agent_id].occupied
 
 
+async def test_all_that_is_known_of_a_node(cluster: FakeCluster) -> None:
+    session = await cluster.running()
+    agent = agent_of(cluster, session)
+    detail = await cluster.manager.agent(agent.agent_id)
+    assert detail.view.agent_id == agent.agent_id
+    assert [device.slot for device in detail.devices] == [device.slot for device in agent.devices]
+    (holding,) = detail.holdings
+    assert (holding.session_id, holding.allocation) == (session.id, session.main.allocation)
+    with pytest.raises(AgentNotFound, match="there is no node 'nowhere'"):
+        await cluster.manager.agent(AgentId("nowhere"))
+
+
 async def test_a_node_that_comes_back_in_time_loses_nothing(cluster: FakeCluster) -> None:
     session = await cluster.running()
     agent = agent_of(cluster, session)
@@ -325,6 +337,32 @@ async def test_a_kernel_nobody_knows_is_destroyed(cluster: FakeCluster) -> None:
     await cluster.settle()
     assert agent.kernels == {}
     assert all(view.schedulable for view in await cluster.manager.agents())
+
+
+async def test_a_running_kernel_without_a_record_gets_one_again(cluster: FakeCluster) -> None:
+    """The agent's disk lost what it knew; the order to make the kernel says it all, and finds what runs."""
+    wanted, ending = (await cluster.submit()).session, (await cluster.submit()).session
+    for agent in cluster.agents.values():
+        agent.is_quick = True
+    await cluster.schedule()
+    await cluster.settle()
+    for session in (wanted, ending):
+        agent = agent_of(cluster, await cluster.get(session.id))
+        agent.is_quick = False
+        agent.lose_record(session.main.id)
+    await cluster.terminate(ending)
+    for agent in cluster.agents.values():
+        agent.reincarnate()
+        await cluster.introduce(agent)
+    await cluster.settle()
+    session = await cluster.get(wanted.id)
+    agent = agent_of(cluster, session)
+    assert agent.kernels[wanted.main.id].has_record
+    assert agent.kernels[wanted.main.id].allocation == session.main.allocation
+    assert session.status is Status.RUNNING
+    assert session.attempt == 1
+    again = agent_of(cluster, await cluster.get(ending.id))
+    assert again.kernels[ending.main.id].status is Status.TERMINATING
 
 
 async def test_deadlines_ask_before_they_strike(cluster: FakeCluster) -> None:
