@@ -83,6 +83,7 @@ class QueuePass:
         self._now = now
         self._still_held = still_held
         self._strict = strict
+        self._key_of: Callable[[PendingSession], Hashable] = getattr(selection, "key_of", lambda _: "")
         self._candidates: dict[Hashable, Candidates] = {}
         self._refused: dict[Hashable, _Verdict] = {}
         self._head: tuple[PendingSession, _Verdict] | None = None
@@ -202,13 +203,14 @@ class QueuePass:
     def _try(self, session: PendingSession) -> Placement | _Verdict:
         """Place a session whatever waits before it; identical requests that found no room are judged once."""
         request = request_of(session), session.id in self._kept and session.id
+        scored = request, self._key_of(session)
         # Nothing is freed while a pass goes on: what did not fit once does not fit later.
         refused = self._refused.get(request)
         if refused is not None:
             return refused
-        candidates = self._candidates.get(request)
+        candidates = self._candidates.get(scored)
         if candidates is None:
-            candidates = self._candidates[request] = Candidates(self.room, session, self._selection)
+            candidates = self._candidates[scored] = Candidates(self.room, session, self._selection)
         outcome = place(self.room, candidates, session)
         if isinstance(outcome, Placement):
             return outcome

@@ -96,6 +96,8 @@ class Node:
     labels: Mapping[str, str] = field(default_factory=dict)
     unschedulable: str = ""
     """Why nothing new may be placed here; empty when it may."""
+    failures: int = 0
+    """Starts that failed here lately; it comes after nodes with fewer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,6 +289,8 @@ class NodeChanged:
     """Why nothing new may be placed here; empty when it may."""
     report: object
     """The :class:`~.reports.NodeReport`; between actors a one-element list with the object-store reference to it."""
+    failures: int = 0
+    """Starts that failed here lately, as the Manager counts them."""
 
 
 @dataclass(frozen=True, slots=True)
