@@ -18,6 +18,7 @@ from backendai_ray.core.ids import AccessKey, AgentId, KernelId, ResourceGroupNa
 from backendai_ray.core.lifecycle import StatusChange
 from backendai_ray.core.quotas import Limits, Scope, Use
 from backendai_ray.core.reports import KernelFact
+from backendai_ray.core.runtimes import Runtime
 from backendai_ray.core.scheduling import Applied, Changes, PendingSession, Plan
 from backendai_ray.core.scheduling_history import SchedulingEntry
 from backendai_ray.core.sessions import KernelSpec, Reason, Session, SessionSpec, Status
@@ -124,6 +125,13 @@ class AgentContract(Protocol):
 
     async def drop_spares(self) -> int:
         """Remove the containers that were started ahead, and make none until the next start; returns how many."""
+        ...
+
+    async def runtimes(self, image: str) -> Sequence[Runtime]:
+        """Return what can run cells in an image of this node, the default first.
+
+        Raises ImageNotFound where the node does not have it; nothing is pulled for this.
+        """
         ...
 
     async def inspect(self) -> Inspection:
@@ -371,6 +379,10 @@ class SokovanContract(Protocol):
         """Return what would become of a session if it were submitted now."""
         ...
 
+    async def stats(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return by resource group what became of its passes, and the policy's ``warning``."""
+        ...
+
 
 class PolicyHostContract(Protocol):
     """What the policy actor of one resource group offers; it holds the snapshot warm and decides on it."""
@@ -385,8 +397,10 @@ class PolicyHostContract(Protocol):
         """Return ``(incarnation, upto)`` of the snapshot held."""
         ...
 
-    async def configure(self, policy: str, selection: str, options: Mapping[str, Any]) -> None:
-        """Switch the policy without losing the queue."""
+    async def configure(
+        self, policy: str, selection: str, options: Mapping[str, Any], *, standing_in: str = ""
+    ) -> None:
+        """Switch the policy without losing the queue; ``standing_in``: why it decides in place of another."""
         ...
 
 

@@ -43,6 +43,7 @@ from backendai_ray.core.errors import (
     BackendError,
     BusUnavailable,
     FileMissing,
+    ImageNotFound,
     KernelNotFound,
     NameInUse,
     RunNotFound,
@@ -56,6 +57,7 @@ from backendai_ray.core.explanations import Explanation, Fragmentation, StartBas
 from backendai_ray.core.ids import AccessKey, AgentId, DeviceId, KernelId, ResourceGroupName, SessionId
 from backendai_ray.core.lifecycle import StatusChange
 from backendai_ray.core.quotas import Limits, Scope, Use, scopes_of
+from backendai_ray.core.runtimes import BUILT_IN, Runtime
 from backendai_ray.core.scheduling import KernelPlacement, NodeRefusal, PendingSession, Placement, Refusal, RefusalCode
 from backendai_ray.core.scheduling_history import SchedulingEntry, Verdict
 from backendai_ray.core.sessions import Kernel, Reason, Session, SessionResult, SessionType, Status
@@ -329,7 +331,7 @@ class FakeManager:
 
     async def groups(self) -> Mapping[ResourceGroupName, Mapping[str, Any]]:
         self.faults.on("manager.groups")
-        return {ResourceGroupName("default"): {"policy": "fifo"}}
+        return {ResourceGroupName("default"): {"policy": "fifo", "selection": "concentrated", "options": {}}}
 
 
 class FakeSokovan:
@@ -351,6 +353,9 @@ class FakeSokovan:
             estimate=StartEstimate(basis=StartBasis.TIME_LIMITS, at=1e9, message="at its time"),
             policy="fifo",
         )
+
+    async def stats(self) -> Mapping[str, Mapping[str, Any]]:
+        return {"default": {"waiting": 2, "warning": "policy custom failed; fifo decides in its place"}}
 
     async def rehearse(self, group: ResourceGroupName, session: PendingSession) -> Explanation:
         if session.slots.amount("cpu") > 1000:
@@ -481,6 +486,12 @@ class FakeAgent:
             if text:
                 run.write(stream, text)
         run.end(done.returncode)
+
+    async def runtimes(self, image: str) -> Sequence[Runtime]:
+        self.faults.on("agent.runtimes")
+        if image != "r":
+            raise ImageNotFound(f"the node does not have the image {image!r}")
+        return [Runtime(name="ir", language="R", title="R"), *BUILT_IN]
 
     async def complete(self, route: Route, code: str, options: Mapping[str, Any]) -> Sequence[str]:
         self._check("complete", route)
