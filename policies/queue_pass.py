@@ -67,6 +67,7 @@ class QueuePass:
         kept: KeptPlaces | None = None,
         room_maker: RoomMaker | None = None,
         quotas: QuotaBook | None = None,
+        behind: dict[SessionId, Refusal] | None = None,
     ) -> None:
         """Begin a pass.
 
@@ -81,6 +82,7 @@ class QueuePass:
             kept: The places that are being made for sessions that wait.
             room_maker: Chooses whom to end for a session that finds no room; ``None``: nobody.
             quotas: Says who would exceed a quota.
+            behind: The refusals of those who only wait for their turn, from earlier passes; it is added to.
         """
         self.room = room
         self._selection = selection
@@ -96,6 +98,7 @@ class QueuePass:
         self._reserve = reserve
         self._quotas = quotas or QuotaBook()
         self._reservation: Reservation | None = None
+        self._behind = {} if behind is None else behind
         self._kept = kept or KeptPlaces(room)
         self._room_maker = room_maker
 
@@ -149,7 +152,10 @@ class QueuePass:
     def _judge_behind(self, session: PendingSession) -> Placement | Refusal:
         reservation = self._reservation
         if reservation is None:
-            return Refusal(session.id, RefusalCode.BEHIND_HEAD, _BEHIND)
+            refusal = self._behind.get(session.id)
+            if refusal is None:
+                refusal = self._behind[session.id] = Refusal(session.id, RefusalCode.BEHIND_HEAD, _BEHIND)
+            return refusal
         if not reservation.is_in_the_way(session) and self._leaves_quota(reservation, session):
             outcome = self._try_beside(reservation, session)
             if outcome is not None:
