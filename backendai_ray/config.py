@@ -96,7 +96,9 @@ class SchedulerSettings(_Section):
 
     policy: str = Field("fifo", description="Scheduling policy, by entry point name.")
     selection: str = Field("concentrated", description="Agent selection, by entry point name.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Options of the policy.")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Options of the policy; under `selection`, those of the selection."
+    )
     sweep_interval_s: float = Field(10, gt=0, description="A pass runs at least this often, should a wake be lost.")
 
 

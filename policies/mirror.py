@@ -177,7 +177,7 @@ class Mirror:
         known = self._nodes.get(change.agent_id)
         if report is None:
             known = known or Node(agent_id=change.agent_id, architecture="", devices=())
-            return replace(known, unschedulable=change.unschedulable or NO_REPORT)
+            return replace(known, unschedulable=change.unschedulable or NO_REPORT, failures=change.failures)
         devices = report.devices.devices()
         return Node(
             agent_id=change.agent_id,
@@ -186,4 +186,5 @@ class Mirror:
             images=frozenset(report.images),
             labels=MappingProxyType(dict(report.labels)),
             unschedulable=change.unschedulable or report.health,
+            failures=change.failures,
         )

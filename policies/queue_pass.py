@@ -89,6 +89,7 @@ class QueuePass:
         self._now = now
         self._still_held = still_held
         self._strict = strict
+        self._key_of: Callable[[PendingSession], Hashable] = getattr(selection, "key_of", lambda _: "")
         self._known: dict[Hashable, Candidates | _Verdict] = {}
         """By kind of request: its candidates, or why such requests cannot be placed any more."""
         self._turned_away: set[Hashable] = set()
@@ -246,4 +247,4 @@ class QueuePass:
 
     def _kind_of(self, session: PendingSession, *, apart: bool) -> Hashable:
         """Return what sessions have in common that share their candidates."""
-        return request_of(session), session.id in self._kept and session.id, apart
+        return request_of(session), session.id in self._kept and session.id, apart, self._key_of(session)

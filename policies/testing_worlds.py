@@ -96,14 +96,7 @@ def make_snapshot(
         pending=tuple(pending),
         running=tuple(running or ()),
         nodes=tuple(
-            Node(
-                agent_id=node.agent_id,
-                architecture=node.architecture,
-                devices=node.devices,
-                held=held.get(node.agent_id, {}),
-                unschedulable=node.unschedulable,
-            )
-            for node in sorted(nodes, key=lambda node: node.agent_id)
+            replace(node, held=held.get(node.agent_id, {})) for node in sorted(nodes, key=lambda node: node.agent_id)
         ),
     )
 

@@ -109,6 +109,8 @@ class Minder:
     async def check_nodes(self, now: float) -> None:
         """Notice silent nodes; give up on those that were silent for too long."""
         for node in self._world.nodes:
+            if node.failures and node.count_failures(now):
+                self._reconciler.publish(node)
             silent_s = now - node.last_seen
             if silent_s > self._settings.heartbeat_timeout_s and not node.is_away:
                 log.warning("node.away", agent_id=node.agent_id, silent_s=round(silent_s, 1))

@@ -36,6 +36,7 @@ from .allowances import Allowances
 from .book import Book
 from .changelog import ChangeLog
 from .dependencies import Waiting
+from .failed_starts import nodes_that_failed
 from .ledger import Ledger
 from .nodes import Node, Nodes
 from .timetable import Timetable
@@ -72,6 +73,7 @@ class World:
         """
         self.book.put(after)
         self._plan_ahead(before, after)
+        self._blame_nodes(before, after)
         freed = self._move_devices(before, after)
         if after.status is Status.TERMINATING and before is not None and before.status is not Status.TERMINATING:
             self._publish_ending(after)
@@ -179,6 +181,13 @@ class World:
                 self.ledger.release(kernel.id)
                 self.allowances.free([kernel.id])
 
+    def _blame_nodes(self, before: Session | None, after: Session) -> None:
+        for agent_id in nodes_that_failed(before, after):
+            node = self.nodes.get(agent_id)
+            if node is not None:
+                node.start_failed(after.status_at)
+                self.publish_node(node)
+
     def _remember_failure(self, before: Session | None, after: Session) -> None:
         is_failure = before is not None and before.preemptions == after.preemptions
         if before is not None and before.attempt != after.attempt and is_failure:
@@ -217,11 +226,11 @@ class World:
                 node.published = None
             return False
         why_not = node.unschedulable()
-        now = (why_not, (node.incarnation, node.report.version))
+        now = (why_not, (node.incarnation, node.report.version, node.recent_failures))
         if now == node.published:
             return False
         node.published = now
-        log.add(NodeChanged(node.agent_id, why_not, node.handle))
+        log.add(NodeChanged(node.agent_id, why_not, node.handle, node.recent_failures))
         return not why_not
 
     def leave_group(self, node: Node, group: ResourceGroupName) -> None:
@@ -251,7 +260,7 @@ class World:
     def _everything(self, group: ResourceGroupName) -> Iterable[Change]:
         for node in self.nodes:
             if node.group == group and node.published is not None:
-                yield NodeChanged(node.agent_id, node.published[0], node.handle)
+                yield NodeChanged(node.agent_id, node.published[0], node.handle, node.recent_failures)
         for scope in self.allowances.limits:
             yield QuotaChanged(self.allowances.quota(scope, group))
         for account, usage in self.usage_of(group).view().items():

@@ -97,6 +97,8 @@ class Node:
     labels: Mapping[str, str] = field(default_factory=dict)
     unschedulable: str = ""
     """Why nothing new may be placed here; empty when it may."""
+    failures: int = 0
+    """Starts that failed here lately; it comes after nodes with fewer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,6 +294,8 @@ class NodeChanged:
     """Why nothing new may be placed here; empty when it may."""
     report: object
     """The :class:`~.reports.NodeReport`; between actors a one-element list with the object-store reference to it."""
+    failures: int = 0
+    """Starts that failed here lately, as the Manager counts them."""
 
 
 @dataclass(frozen=True, slots=True)
