@@ -76,10 +76,19 @@ class FairSharePolicy(QueueingPolicy):
         since_hour = math.exp2(-(snapshot.now % HOUR_S) / self._half_life_s)
         for account, usage in snapshot.usage.items():
             standings.add(account, self._memo.used(account, usage, snapshot.now), per_second * since_hour)
+        for account, held in self._held(snapshot).items():
+            standings.add(account, held, per_second)
+        return FairTreeQueue(in_bands(snapshot.pending), standings, entry=_AHEAD_S * per_second)
+
+    def _held(self, snapshot: Snapshot) -> Mapping[Account, Mapping[str, float]]:
+        """Return what the kernels that run count for, in units times seconds by account and slot."""
+        sums: dict[Account, dict[str, float]] = {}
         for kernel, slots in self._memo.slots(snapshot.running):
             had_s = held_since(kernel.placed_at, snapshot.now, self._half_life_s) + _AHEAD_S
-            standings.add(account_of(kernel), slots, had_s * per_second)
-        return FairTreeQueue(in_bands(snapshot.pending), standings, entry=_AHEAD_S * per_second)
+            held = sums.setdefault(account_of(kernel), {})
+            for slot, units in slots.items():
+                held[slot] = held.get(slot, 0.0) + units * had_s
+        return sums
 
 
 class _Memo:
