@@ -53,6 +53,11 @@ class ApiSettings(_Section):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8090, ge=0, le=65535, description="Port to listen on; 0 takes a free one at each `bai up`.")
     advertised_url: str = Field("", description="URL that clients use, when a proxy stands before the front door.")
+    metrics_token: SecretStr = Field(
+        SecretStr(""),
+        description="What GET /metrics wants as `Authorization: Bearer TOKEN`; empty: it answers this machine alone, "
+        "and nobody where clients come through a proxy (api.advertised_url).",
+    )
     front_doors: int = Field(1, ge=1, le=64, description="How many front doors; they take consecutive ports.")
     tls_cert: Path | None = Field(None, description="PEM file with the certificate chain; turns TLS on.")
     tls_key: Path | None = Field(None, description="PEM file with the private key.")
@@ -91,8 +96,30 @@ class SchedulerSettings(_Section):
 
     policy: str = Field("fifo", description="Scheduling policy, by entry point name.")
     selection: str = Field("concentrated", description="Agent selection, by entry point name.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Options of the policy.")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Options of the policy; under `selection`, those of the selection."
+    )
     sweep_interval_s: float = Field(10, gt=0, description="A pass runs at least this often, should a wake be lost.")
+
+
+class CudaSettings(_Section):
+    """NVIDIA GPUs."""
+
+    enabled: bool = Field(True, description="Whether GPUs are looked for; where there is no driver, none are found.")
+    shared: tuple[str, ...] = Field(
+        (), description="GPUs that are given out in hundredths (cuda.shares): UUIDs, nvidia-smi's numbers, or all."
+    )
+    injection: Literal["request", "cdi"] = Field(
+        "request",
+        description="How a container engine is asked for GPUs: by a request to its NVIDIA runtime, or by CDI names "
+        "(nvidia.com/gpu=UUID).",
+    )
+    mps_pipe_dir: str = Field(
+        "/tmp/nvidia-mps", description="Where the MPS daemon has its pipes; where it runs, parts of GPUs are enforced."
+    )
+    mps_shm_dir: str = Field(
+        "", description="Folder that the MPS daemon sees as /dev/shm, to be the /dev/shm of sessions too; empty: none."
+    )
 
 
 class RegistryLogin(_Section):
@@ -129,6 +156,7 @@ class DeviceSettings(_Section):
         "box16); empty: none.",
     )
 
+    cuda: CudaSettings = Field(default_factory=CudaSettings, description="NVIDIA GPUs, through the driver's NVML.")
     options: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="Options of device plug-ins that do not come with the program, by their name."
     )
@@ -186,6 +214,9 @@ class AgentSettings(_Section):
     output_buffer_bytes: int = Field(16 * MIB, ge=65536, description="Unread output kept per run.")
     heartbeat_interval_s: float = Field(2, gt=0, description="How often an agent says that it is there.")
     runner_start_timeout_s: float = Field(30, gt=0, description="From container start to the runner's first answer.")
+    usage_interval_s: float = Field(
+        5, ge=0.5, description="How often the node, its sessions and its devices are measured, and the bus is told."
+    )
     create_concurrency: int = Field(8, ge=1, le=64, description="Kernels made at the same time on a node.")
     warm_pool: int = Field(
         2,

@@ -46,7 +46,7 @@ def not_eligible_yet(session: PendingSession, now: float, still_held: frozenset[
         return Refusal(session.id, RefusalCode.NOT_YET, f"starts at {when}")
     if session.waiting_for:
         sessions = "session" if len(session.waiting_for) == 1 else "sessions"
-        message = f"waits for {sessions} {_names(session.waiting_for)} to succeed"
+        message = f"waits for {sessions} {_names(session.waiting_for)}, on which it depends"
         return Refusal(session.id, RefusalCode.DEPENDENCIES, message)
     if not still_held.isdisjoint(session.kernel_ids):
         return Refusal(session.id, RefusalCode.NOT_YET, "its containers of before still hold devices; they end first")

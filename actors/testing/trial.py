@@ -426,9 +426,9 @@ def _installed(group: str) -> Mapping[str, Any]:
 
 
 def _load_policy(name: str, selection: str, options: Mapping[str, Any]) -> SchedulingPolicy:
-    policy: SchedulingPolicy = _installed(SCHEDULING_POLICIES)[name](
-        selection=_installed(AGENT_SELECTIONS)[selection](), **options
-    )
+    preferences = options.get("selection", {})
+    made = _installed(AGENT_SELECTIONS)[selection](**preferences)
+    policy: SchedulingPolicy = _installed(SCHEDULING_POLICIES)[name](**{**options, "selection": made})
     return policy
 
 
@@ -455,7 +455,8 @@ def _settings(dice: Random) -> Settings:
             "scheduler": {
                 "sweep_interval_s": 5,
                 "policy": dice.choice(["fifo", "fifo", "lifo", "drf", "backfill"]),
-                "selection": dice.choice(["concentrated", "dispersed"]),
+                "selection": dice.choice(["concentrated", "dispersed", "round-robin"]),
+                "options": {"selection": dice.choice([{}, {"apart": "keypair"}, {"gangs": "spread"}])},
             },
         }
     )

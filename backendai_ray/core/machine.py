@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .devices import Device
-from .links import NVLINK, PCIE, way_score
+from .ids import DeviceId
+from .links import NVLINK, PCIE, Wiring, link_name, link_scores, way_score
 from .topology import natural_key
 
 
@@ -103,6 +104,38 @@ def near_nic_environ(near: Sequence[Nic]) -> Mapping[str, str]:
     rdma = ",".join(nic.name for nic in near if nic.is_rdma)
     told = {"BACKENDAI_NEAR_NICS": ",".join(nic.name for nic in near)}
     return {**told, "NCCL_IB_HCA": f"={rdma}"} if rdma else told
+
+
+@dataclass(frozen=True, slots=True)
+class LinkTable:
+    """How accelerators and network cards are linked, as ``nvidia-smi topo -m`` shows it."""
+
+    names: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    """A row per name, in the same order: ``NV2``, ``PIX``, …; ``X`` on the diagonal."""
+
+
+def link_table(devices: Sequence[Device], nics: Sequence[Nic]) -> LinkTable:
+    """Return how everything is linked that says so; empty when no device does."""
+    told = [device for device in devices if Wiring.of(device.attributes)]
+    if not told:
+        return LinkTable()
+    ends = [
+        *((device.id, Wiring.of(device.attributes), device.numa_node) for device in told),
+        *((DeviceId(nic.name), Wiring(pcie=nic.pcie), nic.numa_node) for nic in nics),
+    ]
+    scores = link_scores(*(tuple(column) for column in zip(*ends, strict=True)))
+    names = tuple(device_label(device) for device in told) + tuple(nic.name for nic in nics)
+    rows = tuple(
+        tuple("X" if i == j else link_name(score) for j, score in enumerate(row)) for i, row in enumerate(scores)
+    )
+    return LinkTable(names, rows)
+
+
+def device_label(device: Device) -> str:
+    """Return a short name for people: ``GPU0`` for a whole GPU with a number, else the id."""
+    number = device.attributes.get("index", "")
+    return f"GPU{number}" if number and "parent" not in device.attributes else device.id
 
 
 def _score(device: Device, nic: Nic) -> int:

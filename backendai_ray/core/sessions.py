@@ -155,6 +155,8 @@ class Kernel:
     allocation: Allocation = Allocation()
     container_id: str = ""
     exit_code: int | None = None
+    placed_at: float | None = None
+    """Since when it holds its devices."""
     started_at: float | None = None
     terminated_at: float | None = None
 

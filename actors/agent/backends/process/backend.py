@@ -33,6 +33,7 @@ from actors.agent.backends.box.cgroups import Group
 from actors.agent.backends.environ import RUN_DIR, RUNNER_DIR, WORK_DIR, runner_command
 from actors.agent.backends.process.layout import BoxFolder, box_files, find_boxes
 from actors.agent.backends.process.sandbox import Abilities, Sandbox, probe_abilities, sandbox_command
+from actors.agent.measuring.reading import UsageFiles, read_usage
 from backendai_ray.config import Settings
 from backendai_ray.core.errors import EngineUnavailable, ImageNotFound, KernelStartFailed
 from backendai_ray.core.ids import AgentId, KernelId, SessionId
@@ -243,7 +244,7 @@ class ProcessBackend(ComputeBackend):
         return self._box(life).read_log(max_bytes)
 
     def stats(self, life: Life) -> Mapping[str, int]:
-        return self._group(life).usage() if self.is_running(life) else {}
+        return read_usage(UsageFiles(self._group(life).paths)) if self.is_running(life) else {}
 
     # ── ending ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
