@@ -65,10 +65,10 @@ def test_the_daemon_gets_exactly_what_was_loaded(tmp_path: Path) -> None:
         data_dir=tmp_path,
         bus={"url": "redis://user:pass@127.0.0.1/0"},
         api={"port": 0},
-        agent={"registries": {"hub.example": {"username": "me", "password": "token"}}},
+        agent={"registries": {"hub.example": {"username": "me", "password": "hunter2"}}},
     )
     again = settings_from_wire(_to_wire(settings))
     assert isinstance(again, Settings)
     assert again == settings
     assert "pass@" not in repr(settings)
-    assert "token" not in repr(settings)
+    assert "hunter2" not in repr(settings)
