@@ -129,6 +129,24 @@ class RegistryLogin(_Section):
     password: SecretStr = Field(description="The password, or an access token.")
 
 
+ULIMITS = (
+    "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
+    "rttime", "sigpending", "stack",
+)  # fmt: skip
+"""Limits that container engines and the system know."""
+
+
+def _soft_and_hard(name: str, value: str) -> tuple[int, int]:
+    soft, _, hard = value.partition(":")
+    try:
+        limits = int(soft), int(hard or soft)
+    except ValueError:
+        raise ValueError(f"{name}: {value!r} is neither a number nor SOFT:HARD") from None
+    if min(limits) < -1:
+        raise ValueError(f"{name}: {value!r} is below -1, which stands for no limit")
+    return limits
+
+
 class DeviceSettings(_Section):
     """Device plug-ins."""
 
@@ -183,6 +201,14 @@ class AgentSettings(_Section):
     )
     image_disk_low_percent: int = Field(80, ge=0, le=100, description="Images are removed until it is no fuller.")
     pids_limit: int = Field(1024, ge=16, description="Most processes and threads in a kernel.")
+    ulimits: dict[str, str] = Field(
+        default_factory=dict,
+        description="Limits of each process in a kernel, by the names of `ulimit` (nofile, memlock, …): `SOFT:HARD` or "
+        "one number for both, -1 for none. No core files are written unless `core` is given.",
+    )
+    engine_log_bytes: int = Field(
+        4 * MIB, ge=65536, description="Most that the container engine keeps of what a running kernel prints."
+    )
     stop_grace_s: float = Field(5, ge=0, description="Between the polite and the hard end of a kernel.")
     log_bytes: int = Field(1 * MIB, ge=4096, description="How much of a kernel's log is kept after its end.")
     output_buffer_bytes: int = Field(16 * MIB, ge=65536, description="Unread output kept per run.")
@@ -207,6 +233,21 @@ class AgentSettings(_Section):
         return self
 
     devices: DeviceSettings = Field(default_factory=DeviceSettings, description="What device plug-ins are told.")
+
+    @field_validator("ulimits")
+    @classmethod
+    def _ulimits_are_known(cls, ulimits: dict[str, str]) -> dict[str, str]:
+        for name, value in ulimits.items():
+            if name not in ULIMITS:
+                raise ValueError(f"{name!r} is no limit; there are: {', '.join(ULIMITS)}")
+            soft, hard = _soft_and_hard(name, value)
+            if hard != -1 and (soft == -1 or soft > hard):
+                raise ValueError(f"{name}: the soft limit {soft} is over the hard one, {hard}")
+        return ulimits
+
+    def rlimits(self) -> dict[str, tuple[int, int]]:
+        """Return soft and hard limit of each process in a kernel, by name; -1: none."""
+        return {"core": (0, 0), **{name: _soft_and_hard(name, value) for name, value in self.ulimits.items()}}
 
 
 class Settings(BaseSettings):

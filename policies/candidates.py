@@ -40,6 +40,7 @@ def request_of(session: PendingSession) -> Hashable:
         session.architecture,
         session.image,
         session.designated_agents,
+        session.node_labels,
         session.avoid_agents,
     )
 
@@ -59,20 +60,29 @@ class Eligible:
     schedulable: Mask
     designated: Mask
     architecture: Mask
+    labels: Mask
+
+    @property
+    def suitable(self) -> Mask:
+        """The nodes that pass every filter but whether they take anything now."""
+        return self.designated & self.architecture & self.labels
 
     @property
     def all(self) -> Mask:
         """The nodes that pass every filter."""
-        return self.schedulable & self.designated & self.architecture
+        return self.schedulable & self.suitable
 
     @classmethod
     def of(cls, room: Room, session: PendingSession) -> Eligible:
         """Apply the filters."""
-        wanted, only = session.architecture, frozenset(session.designated_agents)
+        wanted, only, labels = session.architecture, frozenset(session.designated_agents), session.node_labels
         return cls(
             schedulable=room.mask("schedulable", lambda node: not node.unschedulable),
             designated=room.mask(only, lambda node: not only or node.agent_id in only),
             architecture=room.mask(wanted, lambda node: not wanted or node.architecture == wanted),
+            labels=room.mask(
+                ("labels", labels), lambda node: all(node.labels.get(name) == value for name, value in labels)
+            ),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from hypothesis import strategies as st
 
@@ -50,6 +51,7 @@ def make_session(
     version: int = 1,
     architecture: str = "",
     designated: tuple[str, ...] = (),
+    labels: Mapping[str, str] = MappingProxyType({}),
     avoid: tuple[str, ...] = (),
     starts_at: float | None = None,
     waiting_for: tuple[str, ...] = (),
@@ -75,6 +77,7 @@ def make_session(
         slots=ResourceSlots.parse(slots),
         kernel_ids=tuple(KernelId(f"{name}-{i}") for i in range(size)),
         cluster_mode=mode,
+        node_labels=tuple(sorted(labels.items())),
         designated_agents=tuple(AgentId(agent) for agent in designated),
         starts_at=starts_at,
         waiting_for=tuple(SessionId(other) for other in waiting_for),

@@ -34,6 +34,7 @@ def pending_session(
         kernel_ids=tuple(kernel.id for kernel in session.kernels),
         cluster_mode=spec.cluster_mode,
         designated_agents=spec.designated_agents,
+        node_labels=tuple(sorted(spec.node_labels.items())),
         starts_at=spec.starts_at,
         waiting_for=tuple(waiting_for),
         avoid_agents=tuple(avoid),

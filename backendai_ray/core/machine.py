@@ -55,6 +55,29 @@ class Machine:
     nics: tuple[Nic, ...] = ()
 
 
+def local_memory_nodes(
+    cores: Sequence[int], cpu_units: int, memory_bytes: int, numa_nodes: Sequence[NumaNode]
+) -> tuple[int, ...]:
+    """Return the NUMA nodes whose memory alone a kernel may use; empty where it may use all.
+
+    It is held to the memory next to its cores where that is not more than its cores' share of it: so those who are
+    held to one node never want more than the node has, as long as its cores are not given out more than once.
+
+    Args:
+        cores: Logical CPUs the kernel may run on.
+        cpu_units: Thousandths of a core it may use together; 0: as much as its cores have.
+        memory_bytes: Its limit; 0: none, and then it is held to nothing.
+        numa_nodes: All there are.
+    """
+    near = {node: sum(cpu in cores for cpu in node.cpus) for node in numa_nodes}
+    near = {node: count for node, count in near.items() if count}
+    if not cores or not memory_bytes or sum(near.values()) < len(cores) or len(near) == len(numa_nodes):
+        return ()
+    units_per_core = (cpu_units or 1000 * len(cores)) / len(cores)
+    share = sum(node.memory_bytes * count * units_per_core / (1000 * len(node.cpus)) for node, count in near.items())
+    return tuple(sorted(node.id for node in near)) if memory_bytes <= share else ()
+
+
 def near_nics(devices: Iterable[Device], nics: Sequence[Nic]) -> tuple[Nic, ...]:
     """Return the network cards nearest to some devices: for each device those with the best link to it.
 

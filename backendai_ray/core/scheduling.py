@@ -41,6 +41,8 @@ class PendingSession:
     """``main1`` first; the length is the gang's size."""
     cluster_mode: ClusterMode
     designated_agents: tuple[AgentId, ...] = ()
+    node_labels: tuple[tuple[str, str], ...] = ()
+    """Names and values of labels that its nodes must have, sorted."""
     starts_at: float | None = None
     waiting_for: tuple[SessionId, ...] = ()
     """Dependencies that have not succeeded yet; not eligible while there are any."""
@@ -126,6 +128,7 @@ class RefusalCode(StrEnum):
     TOO_LARGE = "too-large-for-any-node"
     FRAGMENTED = "fragmented"
     ARCHITECTURE = "architecture"
+    LABELS = "labels"
     NOT_DESIGNATED = "not-designated"
     UNSCHEDULABLE = "node-unschedulable"
     GANG = "gang-does-not-fit-together"

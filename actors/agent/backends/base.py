@@ -110,6 +110,10 @@ class Launch:
     uid: int
     """The user (and group) that the kernel runs as."""
     output_buffer_bytes: int
+    ulimits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Soft and hard limits of each process, by the names of ``ulimit``; -1: none."""
+    engine_log_bytes: int = 4 * 2**20
+    """Most that a container engine keeps of what it prints."""
     runtime: str = PYTHON
 
 

@@ -15,6 +15,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -336,6 +337,17 @@ print(count < 40)
         before = time.monotonic()
         lives.end(launch)
         assert time.monotonic() - before < 15
+
+    async def test_limits_of_each_process_and_local_memory(self, lives: Lives) -> None:
+        plain = lives.prepare(cores=(0,))
+        grant = replace(plain.grant, memory_nodes=(0,))
+        launch = lives.start(replace(plain, grant=grant, ulimits={"nofile": (1000, 2000), "core": (0, 0)}))
+        code = """
+import resource
+print(resource.getrlimit(resource.RLIMIT_NOFILE), resource.getrlimit(resource.RLIMIT_CORE))
+print(dict(line.split(":", 1) for line in open("/proc/self/status"))["Mems_allowed_list"].strip())
+"""
+        assert await lives.say(launch, code) == "(1000, 2000) (0, 0)\n0"
 
     async def test_what_it_uses_is_measured(self, lives: Lives) -> None:
         launch = lives.start()

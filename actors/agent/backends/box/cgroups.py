@@ -45,8 +45,8 @@ class Group:
 
         Args:
             name: Unique on this machine.
-            limits: ``memory_bytes``, ``pids``, ``cores`` (a list) and ``cpu_units`` (thousandths of a core); what is
-                absent or empty is not limited.
+            limits: ``memory_bytes``, ``pids``, ``cores`` and ``memory_nodes`` (lists) and ``cpu_units`` (thousandths of
+                a core); what is absent or empty is not limited.
         """
         group = cls({})
         for controller, (mount, version) in hierarchies().items():
@@ -155,6 +155,8 @@ def _limit(path: str, controller: str, version: int, limits: Mapping[str, Any]) 
             _inherit_cpuset(os.path.dirname(path), path)
         if cores:
             _write(f"{path}/cpuset.cpus", ",".join(str(core) for core in cores))
+        if nodes := limits.get("memory_nodes"):
+            _write(f"{path}/cpuset.mems", ",".join(str(node) for node in nodes))
     elif controller == "cpu" and units:
         quota = int(units) * CPU_PERIOD_US // 1000
         if version == 2:
