@@ -43,6 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(report: Report, options: argparse.Namespace) -> None:
     """Time passes, decisions and releases."""
+    thresholds = gc.get_threshold()
     try:
         for case in CASES:
             bench = PassBench(case, options.nodes, options.pending)
@@ -50,6 +51,8 @@ def run(report: Report, options: argparse.Namespace) -> None:
                 f"throughput.nodes{options.nodes}.{case.name}", "s", [bench.run() for _ in range(options.passes)]
             )
             del bench
+            gc.unfreeze()
+            gc.set_threshold(*thresholds)
             gc.collect()
         decided, started = [], []
         for _ in range(options.rounds):

@@ -161,7 +161,8 @@ class Candidates:
             # Two rejected nodes would else bring each other back for ever.
             self._score[list(self._rejected)] = np.inf
         else:
-            self._evaluate(np.array([row for row in rows if self._allowed[row]], dtype=np.int64))
+            changed = np.fromiter(rows, dtype=np.int64, count=len(rows))
+            self._evaluate(changed[self._allowed[changed]])
 
     def _evaluate_few(self, rows: Iterable[int], scorer: QuickSelection) -> None:
         needs, columns = self._needs, self._room.columns

@@ -99,13 +99,13 @@ class _ByUse:
         """Return a score for each of the rows; the lowest is the best."""
         scores: Floats = np.zeros(len(rows), dtype=np.float64)
         asked = 0
+        free, capacity = columns.free.take(rows, axis=0), columns.capacity.take(rows, axis=0)
         for column, slot in enumerate(columns.slots):
-            capacity = columns.capacity[rows, column]
             if slot in session.slots:
-                scores += self._use(columns.free[rows, column] / np.maximum(capacity, 1))
+                scores += self._use(free[:, column] / np.maximum(capacity[:, column], 1))
                 asked += 1
             elif slot not in (CPU, MEM):
-                scores += _IDLE_ACCELERATOR * (capacity > 0) * max(1, len(session.slots))
+                scores += _IDLE_ACCELERATOR * (capacity[:, column] > 0) * max(1, len(session.slots))
         return scores / max(1, asked)
 
     def scores_of_few(self, session: PendingSession, columns: Columns, rows: Sequence[int]) -> Sequence[float]:
