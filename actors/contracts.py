@@ -12,12 +12,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from backendai_ray.core.devices import Allocation, Device
 from backendai_ray.core.execution import ExecMode, RunOutput
 from backendai_ray.core.explanations import Explanation
 from backendai_ray.core.ids import AccessKey, AgentId, KernelId, ResourceGroupName, SessionId
 from backendai_ray.core.lifecycle import StatusChange
+from backendai_ray.core.machine import Machine
+from backendai_ray.core.measurements import NodeUsage
 from backendai_ray.core.quotas import Limits, Scope, Use
 from backendai_ray.core.reports import KernelFact
+from backendai_ray.core.runtimes import Runtime
 from backendai_ray.core.scheduling import Applied, Changes, PendingSession, Plan
 from backendai_ray.core.scheduling_history import SchedulingEntry
 from backendai_ray.core.sessions import KernelSpec, Reason, Session, SessionSpec, Status
@@ -126,8 +130,19 @@ class AgentContract(Protocol):
         """Remove the containers that were started ahead, and make none until the next start; returns how many."""
         ...
 
+    async def runtimes(self, image: str) -> Sequence[Runtime]:
+        """Return what can run cells in an image of this node, the default first.
+
+        Raises ImageNotFound where the node does not have it; nothing is pulled for this.
+        """
+        ...
+
     async def inspect(self) -> Inspection:
         """Return the truth."""
+        ...
+
+    async def usage(self, kernel_ids: Sequence[KernelId] | None = None) -> NodeUsage:
+        """Return the last measurement of the node and of its kernels (or of these); measures nothing itself."""
         ...
 
     async def acknowledge(self, kernel_ids: Sequence[KernelId]) -> None:
@@ -267,6 +282,34 @@ class AgentView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """What one kernel holds on a node."""
+
+    kernel_id: KernelId
+    session_id: SessionId
+    session_name: str
+    access_key: AccessKey
+    hostname: str
+    status: Status
+    allocation: Allocation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeDetail:
+    """All that is known of one node."""
+
+    view: AgentView
+    devices: tuple[Device, ...]
+    """Empty while the agent has not reported since the Manager's start."""
+    machine: Machine
+    images: tuple[str, ...]
+    labels: Mapping[str, str]
+    notes: tuple[str, ...]
+    """Why some device is not offered as it could be."""
+    holdings: tuple[Holding, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QuotaView:
     """A quota, and how much of it is taken."""
 
@@ -323,6 +366,10 @@ class ManagerContract(Protocol):
     async def logs(self, access_key: AccessKey, name_or_id: str, kernel_id: KernelId | None) -> bytes: ...
     async def dependency_graph(self, access_key: AccessKey, name_or_id: str) -> Mapping[str, Any]: ...
     async def agents(self) -> Sequence[AgentView]: ...
+    async def agent(self, agent_id: AgentId) -> NodeDetail:
+        """Raises AgentNotFound."""
+        ...
+
     async def quotas(self, access_key: AccessKey | None) -> Sequence[QuotaView]:
         """Return the quotas that bind a keypair; ``None``: all there are."""
         ...
@@ -371,6 +418,10 @@ class SokovanContract(Protocol):
         """Return what would become of a session if it were submitted now."""
         ...
 
+    async def stats(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return by resource group what became of its passes, and the policy's ``warning``."""
+        ...
+
 
 class PolicyHostContract(Protocol):
     """What the policy actor of one resource group offers; it holds the snapshot warm and decides on it."""
@@ -385,8 +436,10 @@ class PolicyHostContract(Protocol):
         """Return ``(incarnation, upto)`` of the snapshot held."""
         ...
 
-    async def configure(self, policy: str, selection: str, options: Mapping[str, Any]) -> None:
-        """Switch the policy without losing the queue."""
+    async def configure(
+        self, policy: str, selection: str, options: Mapping[str, Any], *, standing_in: str = ""
+    ) -> None:
+        """Switch the policy without losing the queue; ``standing_in``: why it decides in place of another."""
         ...
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from backendai_ray.core.allocator import DeviceMap, Shortage
 from backendai_ray.core.devices import Allocation
 from backendai_ray.core.ids import AgentId, KernelId
-from backendai_ray.core.scheduling import Node
+from backendai_ray.core.scheduling import Node, PendingSession
 from backendai_ray.core.slots import ResourceSlots
 
 Ints = NDArray[np.int64]
@@ -47,6 +48,20 @@ class Columns:
             capacity[row] = [one.capacity_units(slot) for slot in slots]
             free[row] = [one.free_units(slot) for slot in slots]
         return cls(slots, capacity, free)
+
+
+class Scorer(Protocol):
+    """A selection that ranks nodes and scores them by column; see :class:`.selection.ColumnSelection`."""
+
+    name: str
+
+    def rank(self, session: PendingSession, candidates: Sequence[Node]) -> Sequence[Node]:
+        """Return the candidates, best first."""
+        ...
+
+    def scores(self, session: PendingSession, columns: Columns, rows: Ints) -> Floats:
+        """Return a score for each of the rows; the lowest is the best."""
+        ...
 
 
 class Room:
@@ -97,7 +112,8 @@ class Room:
         found = self.map(row).allocate(slots)
         if isinstance(found, Shortage):
             return found
-        self._hold(row, kernel_id, found, slots)
+        self._own_map(row).adopt(kernel_id, found)  # found on this very map, so it is free
+        self._holds(row, kernel_id, slots)
         return found
 
     def hold(self, row: int, kernel_id: KernelId, allocation: Allocation) -> None:
@@ -106,13 +122,17 @@ class Room:
         Raises:
             Conflict: they are not free.
         """
-        self._hold(row, kernel_id, allocation, allocation.slots())
+        self._own_map(row).hold(kernel_id, allocation)
+        self._holds(row, kernel_id, allocation.slots())
 
-    def _hold(self, row: int, kernel_id: KernelId, allocation: Allocation, slots: ResourceSlots) -> None:
+    def _own_map(self, row: int) -> DeviceMap:
+        """Return the pass's own copy of a node's map."""
         own = self._own.get(row)
         if own is None:
             own = self._own[row] = self._maps[row].copy()
-        own.hold(kernel_id, allocation)
+        return own
+
+    def _holds(self, row: int, kernel_id: KernelId, slots: ResourceSlots) -> None:
         self._placed.append((row, kernel_id))
         self._changed(row, slots, -1)
 

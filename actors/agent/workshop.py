@@ -74,8 +74,11 @@ def launch_life(shop: Workshop, record: KernelRecord, image: PreparedImage) -> L
         grant=grant,
         environ=kernel_environ(spec, grant),
         pids_limit=shop.settings.agent.pids_limit,
+        ulimits=shop.settings.agent.rlimits(),
+        engine_log_bytes=shop.settings.agent.engine_log_bytes,
         uid=record.uid,
         output_buffer_bytes=shop.settings.agent.output_buffer_bytes,
+        runtime=image.runtime_for(spec.runtime),
     )
     log.info("kernel.launched", session_id=spec.session_id, kernel_id=spec.kernel_id, called_at=time.time())
     container_id = shop.spares.start(launch)

@@ -15,12 +15,14 @@ from backendai_ray.core.errors import BackendError
 from backendai_ray.core.ids import AgentId, SessionId
 from backendai_ray.core.lifecycle import AgentLost, DeadlineExpired
 from backendai_ray.core.sessions import STARTING, Session, Status
+from backendai_ray.core.usage import DAY_S, LOOKBACK_S
 from backendai_ray.store import Batch
 
 from .journal import Journal, all_of
 from .nodes import Node
 from .orders import Orders
 from .ports import Clock, ManagerStore
+from .quota_desk import QuotaDesk
 from .reconcile import Reconciler
 from .views import holds_devices
 from .waker import Waker
@@ -48,6 +50,7 @@ class Minder:
         store: ManagerStore,
         orders: Orders,
         reconciler: Reconciler,
+        quota_desk: QuotaDesk,
         waker: Waker,
         clock: Clock,
     ) -> None:
@@ -57,6 +60,7 @@ class Minder:
         self._store = store
         self._orders = orders
         self._reconciler = reconciler
+        self._quota_desk = quota_desk
         self._waker = waker
         self._clock = clock
         self._next_sweep = 0.0
@@ -105,6 +109,8 @@ class Minder:
     async def check_nodes(self, now: float) -> None:
         """Notice silent nodes; give up on those that were silent for too long."""
         for node in self._world.nodes:
+            if node.failures and node.count_failures(now):
+                self._reconciler.publish(node)
             silent_s = now - node.last_seen
             if silent_s > self._settings.heartbeat_timeout_s and not node.is_away:
                 log.warning("node.away", agent_id=node.agent_id, silent_s=round(silent_s, 1))
@@ -201,6 +207,7 @@ class Minder:
         """Repair what messages were lost over; each part fails alone."""
         for part in (
             self._journal.settle_unsure,
+            self._quota_desk.settle_unsure,
             self._journal.cancel_doomed,
             self.save_nodes,
             lambda: self._ask_doubtful(now),
@@ -235,6 +242,7 @@ class Minder:
         if now >= self._next_forget:
             self._next_forget = now + FORGET_EVERY_S
             await self._store.sweep_idempotency(now)
+            await self._store.sweep_usage(now - LOOKBACK_S - DAY_S)
             await self._store.sweep_scheduling(now - self._settings.scheduling_history_keep_s)
 
 

@@ -8,6 +8,7 @@ from actors.contracts import Keypair, SokovanContract
 from backendai_ray.config import ManagerSettings, Settings
 from backendai_ray.core.ids import ResourceGroupName
 from backendai_ray.core.lifecycle import Deadlines
+from backendai_ray.core.usage import LOOKBACK_S
 
 from .bootstrap import load_first_keypair, load_groups
 from .chronicle import Chronicle
@@ -24,6 +25,9 @@ from .registrar import Registrar
 from .submission import Submission
 from .waker import Waker
 from .world import World
+
+REMEMBERED_ENDS = 500
+"""Ended sessions that are looked at, at the start, for how long sessions run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +89,8 @@ async def load(
     lookup = Lookup(world, store)
     chronicle = Chronicle(world.book, store, clock)
     reconciler = Reconciler(world, journal, orders, waker, connect_agent, clock)
-    minder = Minder(limits, world, journal, store, orders, reconciler, waker, clock)
+    quota_desk = QuotaDesk(world, store, waker)
+    minder = Minder(limits, world, journal, store, orders, reconciler, quota_desk, waker, clock)
     first_keypair = await load_first_keypair(store, clock())
     await _load_world(world, store, settings, clock)
     return Parts(
@@ -102,7 +107,7 @@ async def load(
         reconciler=reconciler,
         minder=minder,
         registrar=Registrar(settings.scheduler, world, store, reconciler, minder, clock),
-        quota_desk=QuotaDesk(world, store, waker),
+        quota_desk=quota_desk,
         first_keypair=first_keypair,
     )
 
@@ -111,8 +116,12 @@ async def _load_world(world: World, store: ManagerStore, settings: Settings, clo
     world.groups.update(await load_groups(store, settings.scheduler))
     world.allowances.limits.update({quota.scope: quota.limits for quota in await store.quotas()})
     now = clock()
+    for used in await store.usage(now - LOOKBACK_S):
+        world.usage_of(used.resource_group).add([used.charge])
     for record in await store.agents():
         world.nodes.restore(record, now)
+    for ended in reversed(await store.recently_ended(REMEMBERED_ENDS)):
+        world.run_times.learn(ended)
     for session in await store.live_sessions():
         world.replace(None, session)
     for agent_id in world.book.agents():

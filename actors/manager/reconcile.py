@@ -8,6 +8,8 @@ should be there         is there                           done
 on its way              no                                 the order to make it is given again
 on its way              running                            it has started
 running                 no                                 it has ended: container lost
+running                 running, but the agent has no      the order to make it is given again, which finds it
+                        record of it
 being ended             yes                                the order to end it is given again
 being ended             no                                 it has ended (unless an order to make it is under way)
 any                     ended                              it has ended; then the agent may forget it
@@ -92,6 +94,7 @@ class Reconciler:
         for fact in facts:
             if fact.status in TERMINAL:
                 self._orders.acknowledge(agent_id, fact.kernel_id)
+                self._is_no_stray(self._world.nodes.meet(agent_id, now), fact.kernel_id)
 
     def _note_progress(self, session: Session, facts: Sequence[KernelFact]) -> None:
         """Remember how far a start is, for who looks; it is not worth a commit."""
@@ -107,10 +110,17 @@ class Reconciler:
             return  # late word of an earlier attempt; this one is made in its place
         if fact.status in TERMINAL:
             self._orders.acknowledge(agent_id, fact.kernel_id)
-            if fact.kernel_id in node.strays:
-                node.strays.discard(fact.kernel_id)
-                self.publish(node)
+            self._is_no_stray(node, fact.kernel_id)
             return
+        self._take_stray(node, fact)
+
+    def _is_no_stray(self, node: Node, kernel_id: KernelId) -> None:
+        if kernel_id in node.strays:
+            node.strays.discard(kernel_id)
+            self.publish(node)
+
+    def _take_stray(self, node: Node, fact: KernelFact) -> None:
+        agent_id = node.agent_id
         if fact.kernel_id not in node.strays:
             log.warning("kernel.stray", agent_id=agent_id, kernel_id=fact.kernel_id, session_id=fact.session_id)
             node.strays.add(fact.kernel_id)
@@ -161,6 +171,7 @@ class Reconciler:
             for kernel in session.kernels
             if kernel.agent_id == agent_id
         }
+        asked_at = self._clock()
         was_reconciled, was_ready = node.is_reconciled and node.lost_at is None, node.is_ready
         try:
             inspection = await asyncio.wait_for(self._connect(agent_id).inspect(), INSPECT_TIMEOUT_S)
@@ -171,12 +182,27 @@ class Reconciler:
         cause = f"inspect-{inspection.incarnation[:8]}"
         try:
             await self.take_facts(agent_id, inspection.kernels, cause)
+            self._take_survivors(node, inspection, asked_at)
             if was_ready and inspection.incarnation == node.incarnation:
                 await self._take_missing(agent_id, before, inspection, cause, redrive=not was_reconciled)
                 self._is_reconciled(node, inspection)
         except BackendError as exc:
             log.warning("agent.not_reconciled", agent_id=agent_id, error=exc.message)
         return True
+
+    def _take_survivors(self, node: Node, inspection: Inspection, asked_at: float) -> None:
+        """Have kernels ended that are alive although they were given up, with a node that was away.
+
+        Their session may still live: a gang ends only when the rest of it has ended elsewhere. Nobody else would end
+        them, and their devices count as free.
+        """
+        for fact in inspection.kernels:
+            session = self._world.book.of_kernel(fact.kernel_id)
+            kernel = None if session is None else session.kernel(fact.kernel_id)
+            if kernel is None or fact.status in TERMINAL or kernel.terminated_at is None:
+                continue
+            if kernel.agent_id == node.agent_id and kernel.terminated_at < asked_at:  # else the answer is older
+                self._take_stray(node, fact)
 
     async def _take_missing(
         self,
@@ -191,7 +217,7 @@ class Reconciler:
         jobs = []
         for session in self._world.book.on_agent(agent_id):
             missing = judge_missing(session, agent_id, before, inspection.kernels)
-            self._orders.create(session, set(missing.create))
+            self._orders.create(session, {*missing.create, *_unrecorded(session, agent_id, inspection.kernels)})
             if redrive or session.status in (Status.TERMINATING, Status.RESTARTING):
                 self._orders.redrive(session)
             else:
@@ -212,6 +238,17 @@ class Reconciler:
         node.is_away = False
         node.lost_at = None
         self.publish(node)
+
+
+def _unrecorded(session: Session, agent_id: AgentId, there: Sequence[KernelFact]) -> set[KernelId]:
+    """Return the kernels that run but whose record the agent has lost: the same order again makes it one, and no more.
+
+    One that is being restarted is made first, as the life that it is to become.
+    """
+    unknown = {fact.kernel_id for fact in there if not fact.has_record and fact.attempt == session.attempt}
+    kept = (*STARTING, Status.RUNNING, Status.RESTARTING)
+    mine = (kernel for kernel in session.kernels if kernel.agent_id == agent_id and kernel.status in kept)
+    return {kernel.id for kernel in mine if kernel.id in unknown}
 
 
 def _end(session: Session, kernel_id: KernelId, reason: Reason, message: str, cause: str, now: float) -> KernelEnded:

@@ -10,7 +10,11 @@ from backendai_ray.core.sessions import TERMINAL, Kernel, KernelSpec, Session, S
 
 
 def pending_session(
-    session: Session, *, waiting_for: Sequence[SessionId] = (), avoid: Sequence[AgentId] = ()
+    session: Session,
+    *,
+    waiting_for: Sequence[SessionId] = (),
+    avoid: Sequence[AgentId] = (),
+    expected_s: float | None = None,
 ) -> PendingSession:
     """Return a session that waits, or would were it put back into the queue, as the scheduler sees it."""
     spec = session.spec
@@ -30,10 +34,12 @@ def pending_session(
         kernel_ids=tuple(kernel.id for kernel in session.kernels),
         cluster_mode=spec.cluster_mode,
         designated_agents=spec.designated_agents,
+        node_labels=tuple(sorted(spec.node_labels.items())),
         starts_at=spec.starts_at,
         waiting_for=tuple(waiting_for),
         avoid_agents=tuple(avoid),
         time_limit_s=_time_limit_s(session),
+        expected_s=expected_s,
         nominated=tuple(KernelPlacement(name, agent, held) for name, (agent, held) in session.nominated.items()),
         preemptions=session.preemptions,
     )
@@ -49,7 +55,14 @@ def holds_devices(kernel: Kernel) -> bool:
     return kernel.agent_id is not None and kernel.status not in TERMINAL
 
 
-def running_kernel(session: Session, kernel: Kernel, placed_at: float) -> RunningKernel:
+def placed_at(session: Session, kernel: Kernel) -> float:
+    """Return since when a kernel holds its devices; records of an older version say only roughly when."""
+    if kernel.placed_at is not None:
+        return kernel.placed_at
+    return session.status_at if kernel.started_at is None else kernel.started_at
+
+
+def running_kernel(session: Session, kernel: Kernel, *, expected_s: float | None = None) -> RunningKernel:
     """Return a kernel that holds devices as the scheduler sees it."""
     if kernel.agent_id is None:
         raise ValueError(f"kernel {kernel.id} is not placed")
@@ -64,8 +77,9 @@ def running_kernel(session: Session, kernel: Kernel, placed_at: float) -> Runnin
         user=session.spec.user,
         allocation=kernel.allocation,
         priority=session.spec.priority,
-        placed_at=placed_at,
+        placed_at=placed_at(session, kernel),
         time_limit_s=_time_limit_s(session),
+        expected_s=expected_s,
         preemptible=session.spec.type is not SessionType.SYSTEM,
         restarts_as=pending_session(session) if session.spec.may_requeue else None,
         ending=ending,
@@ -93,6 +107,7 @@ def kernel_spec(session: Session, kernel: Kernel) -> KernelSpec:
         shmem_bytes=spec.shmem_bytes,
         environ=spec.environ,
         bootstrap_script=spec.bootstrap_script,
+        runtime=spec.runtime,
         preopen_ports=spec.preopen_ports,
         epoch=session.epoch,
         attempt=session.attempt,

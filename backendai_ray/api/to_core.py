@@ -11,12 +11,14 @@ from actors.contracts import Keypair
 from backendai_ray.api.schemas.create import CreateSession, SessionConfig
 from backendai_ray.core.errors import Forbidden, InvalidParameter
 from backendai_ray.core.ids import AccessKey, AgentId, ResourceGroupName, SessionId, parse_agent_id, parse_session_name
+from backendai_ray.core.runtimes import parse_runtime
 from backendai_ray.core.sessions import ClusterMode, DependencyFailure, SessionSpec, SessionType
 from backendai_ray.core.slots import CPU, MEM, ResourceSlots, parse_amount
 
 DEFAULT_RESOURCES: Mapping[str, object] = {CPU: 1, MEM: "1g"}
 _DEFAULT_SHMEM = 64 * 2**20
 _FARTHEST_START_S = 3653 * 86400.0
+_LONGEST_LABEL = 256
 _MAX_ENVIRON_BYTES = 128 * 1024
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*")
 _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -64,7 +66,7 @@ def to_core(
         project=_own(body.group, keypair.project, keypair, "group"),
         user=keypair.user,
         type=SessionType(body.type),
-        image=_image(body.image),
+        image=parse_image(body.image),
         architecture=_plain_text(body.architecture, "architecture"),
         resource_group=_resource_group(config),
         slots=slots,
@@ -74,6 +76,7 @@ def to_core(
         environ=_environ(config),
         startup_command=_startup_command(body),
         bootstrap_script=_no_nul(body.bootstrap_script, "bootstrap_script"),
+        runtime=parse_runtime(body.runtime),
         batch_timeout_s=_limit_s(body.batch_timeout, "batch_timeout"),
         priority=body.priority,
         requeue=body.requeue,
@@ -82,6 +85,7 @@ def to_core(
         dependency_failure=DependencyFailure(body.dependency_failure),
         pending_timeout_s=_limit_s(body.pending_timeout, "pending_timeout"),
         designated_agents=_agents(config, keypair),
+        node_labels=_node_labels(body.node_labels or {}),
         preopen_ports=_ports(config),
         callback_url=_callback_url(body.callback_url),
         tag=_plain_text(body.tag, "tag"),
@@ -174,7 +178,12 @@ def _own(given: str | None, own: str, keypair: Keypair, field: str) -> str:
     return _plain_text(given, field) or own
 
 
-def _image(text: str) -> str:
+def parse_image(text: str) -> str:
+    """Return an image's name.
+
+    Raises:
+        InvalidParameter: it cannot be one.
+    """
     image = text.strip()
     if not _IMAGE.fullmatch(image):
         raise InvalidParameter(f"image: {text[:80]!r} is no image name", field="image")
@@ -223,6 +232,17 @@ def _callback_url(text: str | None) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or not text.isprintable():
         raise InvalidParameter(f"callback_url: {text[:80]!r} is no http(s) URL", field="callback_url")
     return text
+
+
+def _node_labels(labels: Mapping[str, str]) -> Mapping[str, str]:
+    for name, value in labels.items():
+        if not 0 < len(name) <= _LONGEST_LABEL or len(value) > _LONGEST_LABEL:
+            raise InvalidParameter(
+                f"node_labels: {name[:40]!r}: a name has 1 to {_LONGEST_LABEL} characters, a value at most as many",
+                field="node_labels",
+            )
+        _plain_text(name + value, "node_labels")
+    return dict(labels)
 
 
 def _plain_text(text: str | None, field: str) -> str:

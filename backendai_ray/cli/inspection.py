@@ -129,3 +129,40 @@ def nodes_command(as_json: bool) -> None:
         ("WHY", "message"),
     )
     output_for(as_json).table(columns, rows, empty="No node has joined yet.")
+
+
+@click.command("runtimes")
+@click.argument("image")
+@options.json_option
+def runtimes_command(image: str, as_json: bool) -> None:
+    """List what can run code in IMAGE: Python, the shell, and the Jupyter kernels that the image has.
+
+    \b
+    bai runtimes my-r-image
+    bai run my-r-image --runtime ir -c 'mean(c(1, 2, 3))'
+    """
+    with options.make_client() as client:
+        runtimes = client.runtimes(image)
+    rows = [{**one.model_dump(mode="json"), "default": "yes" if one.is_default else ""} for one in runtimes]
+    columns = (("RUNTIME", "name"), ("LANGUAGE", "language"), ("TITLE", "title"), ("DEFAULT", "default"))
+    output_for(as_json).table(columns, rows, empty="No code can be run in it.")
+
+
+@click.command("groups")
+@options.json_option
+def groups_command(as_json: bool) -> None:
+    """List the resource groups, the policy that decides in each, and what is wrong with it.
+
+    \b
+    bai groups
+    """
+    with options.make_client() as client:
+        rows = [group.model_dump(mode="json") for group in client.groups()]
+    columns = (
+        ("GROUP", "name"),
+        ("POLICY", "policy"),
+        ("SELECTION", "selection"),
+        ("WAITING", "waiting"),
+        ("WARNING", "warning"),
+    )
+    output_for(as_json).table(columns, rows, empty="There is no resource group.")

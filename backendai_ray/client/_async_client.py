@@ -9,7 +9,8 @@ from urllib.parse import quote
 
 from backendai_ray.client._config import ClientConfig, load_config
 from backendai_ray.client._events import read_events
-from backendai_ray.client._models import Event, NodeInfo, QuotaInfo
+from backendai_ray.client._models import Event, GroupInfo, NodeInfo, QuotaInfo, RuntimeInfo
+from backendai_ray.client._nodes import NodeDetail
 from backendai_ray.client._sessions import AsyncSessions
 
 if TYPE_CHECKING:
@@ -86,10 +87,32 @@ class AsyncClient:
         told: dict[str, Any] = await self._transport.json("GET", "/")
         return told
 
+    async def node(self, node_id: str) -> NodeDetail:
+        """Return all that is known of a node; for administrators.
+
+        Raises:
+            AgentNotFound: there is no node of that id.
+        """
+        return NodeDetail.model_validate(await self._transport.json("GET", f"/agents/{quote(node_id, safe='')}"))
+
     async def agents(self) -> list[NodeInfo]:
         """Return the nodes and what is free on them."""
         answer = await self._transport.json("GET", "/agents")
         return [NodeInfo.model_validate(one) for one in answer["items"]]
+
+    async def runtimes(self, image: str) -> list[RuntimeInfo]:
+        """Return what can run code in an image, the default first.
+
+        Raises:
+            ImageNotFound: no node has it.
+        """
+        answer = await self._transport.json("GET", "/runtimes", params={"image": image})
+        return [RuntimeInfo.model_validate(one) for one in answer["items"]]
+
+    async def groups(self) -> list[GroupInfo]:
+        """Return the resource groups, how each is scheduled, and what is wrong with that."""
+        answer = await self._transport.json("GET", "/scaling-groups")
+        return [GroupInfo.model_validate(one) for one in answer["scaling_groups"]]
 
     async def quotas(self) -> list[QuotaInfo]:
         """Return the quotas with what is taken of them: to administrators all, to others those that bind them."""

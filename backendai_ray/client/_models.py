@@ -55,6 +55,10 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, alias_generator=to_camel)
 
 
+Record = _Record
+"""For the records that have files of their own."""
+
+
 class KernelInfo(_Record):
     """One container of a session."""
 
@@ -147,7 +151,7 @@ class StartEstimate(_Record):
     not_before: Moment = None
     """Where it is not known: how far was looked ahead in vain."""
     basis: Text = "unknown"
-    """``now``, ``start-time``, ``time-limits`` or ``unknown``."""
+    """``now``, ``sessions-are-ending``, ``start-time``, ``time-limits``, ``predicted`` or ``unknown``."""
     message: Text = ""
 
 
@@ -235,6 +239,29 @@ class NodeInfo(_Record):
     schedulable: bool = True
     message: Text = ""
     """Why nothing new is placed there, when nothing is."""
+
+
+class RuntimeInfo(_Record):
+    """What can run code in an image: ``python``, ``shell``, or a Jupyter kernel."""
+
+    name: str
+    language: Text = ""
+    title: Text = ""
+    is_default: bool = Field(False, validation_alias=_named("is_default", "isDefault"))
+
+
+class GroupInfo(_Record):
+    """A resource group and how it is scheduled."""
+
+    name: Text = ""
+    policy: Text = ""
+    selection: Text = ""
+    options: dict[str, Any] = Field(default_factory=dict)
+    waiting: int = 0
+    """Sessions that the last pass could not place."""
+    warning: Text = ""
+    """What is wrong with its scheduling: the policy failed and ``fifo`` decides, or passes fail; empty when all is
+    well."""
 
 
 class QuotaInfo(_Record):

@@ -41,6 +41,7 @@ class AsyncSessions:
         env: Mapping[str, str] | None = None,
         startup_command: str | None = None,
         bootstrap_script: str | None = None,
+        runtime: str | None = None,
         batch_timeout_s: float | None = None,
         priority: int | None = None,
         requeue: bool | None = None,
@@ -50,6 +51,7 @@ class AsyncSessions:
         pending_timeout_s: float | None = None,
         resource_group: str | None = None,
         agents: Sequence[str] = (),
+        node_labels: Mapping[str, str] | None = None,
         preopen_ports: Sequence[int] = (),
         callback_url: str | None = None,
         tag: str | None = None,
@@ -73,16 +75,18 @@ class AsyncSessions:
             env: Environment variables.
             startup_command: The shell command of a batch session.
             bootstrap_script: Run in each container before anything else.
+            runtime: What runs its cells: ``python``, ``shell``, or a Jupyter kernel of the image such as ``ir``.
             batch_timeout_s: How long the startup command may take.
             priority: Higher starts earlier.
             requeue: Whether it may be ended and run again from its beginning when a more important session needs the
                 room; ``None``: batch sessions may.
-            starts_at: Not before this ISO 8601 date.
+            starts_at: Not before this ISO 8601 date, or so long from now, such as ``"2h"``.
             depends_on: Sessions that must succeed first.
             dependency_failure: When one of them fails: ``cancel`` this session, or ``start-anyway``.
             pending_timeout_s: Cancel it when it has waited so long for a place; ``None``: as its resource group says.
             resource_group: The set of nodes to run on.
             agents: Run on these nodes only.
+            node_labels: Run on nodes with these labels only, such as ``{"disk": "ssd"}``.
             preopen_ports: Ports of the containers to publish.
             callback_url: Called with every change of status.
             tag: A word of yours.
@@ -111,6 +115,7 @@ class AsyncSessions:
             env=env,
             startup_command=startup_command,
             bootstrap_script=bootstrap_script,
+            runtime=runtime,
             batch_timeout_s=batch_timeout_s,
             priority=priority,
             requeue=requeue,
@@ -120,6 +125,7 @@ class AsyncSessions:
             pending_timeout_s=pending_timeout_s,
             resource_group=resource_group,
             agents=agents,
+            node_labels=node_labels,
             preopen_ports=preopen_ports,
             callback_url=callback_url,
             tag=tag,

@@ -20,6 +20,7 @@ from actors.agent.devices.base import Grant
 from backendai_ray.config import Settings
 from backendai_ray.core.errors import InvalidParameter
 from backendai_ray.core.ids import AgentId, KernelId, SessionId
+from backendai_ray.core.runtimes import PYTHON, Runtime, choose_runtime, offered_runtimes
 from backendai_ray.core.sessions import KernelSpec
 from backendai_ray.core.slots import ResourceSlots
 
@@ -64,8 +65,24 @@ class PreparedImage:
     """On the host: where pyzmq for that Python is; ``None`` where the image brings its own."""
     shell: str = ""
     """Path of its shell; empty where it has none."""
+    jupyter_kernels: tuple[Runtime, ...] = ()
+    """Its kernelspecs."""
+    runtime_label: str = ""
+    """Its label ``ai.backend.runtime-type``."""
     minimum: ResourceSlots = field(default_factory=ResourceSlots)
     """What a kernel of it needs at least, as its maker says; empty where he does not."""
+
+    def runtimes(self) -> tuple[Runtime, ...]:
+        """Return what can run cells in it."""
+        return offered_runtimes(has_python=bool(self.python), has_shell=bool(self.shell), kernels=self.jupyter_kernels)
+
+    def runtime_for(self, asked: str) -> str:
+        """Return the runtime of a session that asks for one, or (with an empty text) for the default.
+
+        Raises:
+            UnsupportedByImage: it has no such runtime.
+        """
+        return choose_runtime(asked, self.runtime_label, self.runtimes(), image=self.reference)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +110,11 @@ class Launch:
     uid: int
     """The user (and group) that the kernel runs as."""
     output_buffer_bytes: int
+    ulimits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Soft and hard limits of each process, by the names of ``ulimit``; -1: none."""
+    engine_log_bytes: int = 4 * 2**20
+    """Most that a container engine keeps of what it prints."""
+    runtime: str = PYTHON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,7 +278,12 @@ class ComputeBackend(ABC):
 
     @abstractmethod
     def stats(self, life: Life) -> Mapping[str, int]:
-        """Return ``cpu_ns`` and ``memory_bytes`` used, as far as known; empty when it does not run."""
+        """Return what it uses, as far as known; empty when it does not run. Asked every few seconds: be cheap.
+
+        ``cpu_ns``, ``io_read_bytes``, ``io_write_bytes``, ``net_rx_bytes``, ``net_tx_bytes`` since its start;
+        ``memory_bytes`` and ``pids`` (threads included) now. ``actors.agent.measuring.reading`` reads all of them
+        from control groups.
+        """
 
     @abstractmethod
     def stop(self, life: Life, grace_s: float) -> Ending:

@@ -32,7 +32,9 @@ class EstimateView(Answer):
 
     at: str | None = Field(description="`null`: not known.")
     not_before: str | None = Field(description="Where it is not known: how far was looked ahead in vain.")
-    basis: str = Field(description="`now`, `start-time`, `time-limits` or `unknown`.")
+    basis: str = Field(
+        description="`now`, `sessions-are-ending`, `start-time`, `time-limits`, `predicted` or `unknown`."
+    )
     message: str
 
     @classmethod

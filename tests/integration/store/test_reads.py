@@ -96,6 +96,16 @@ async def test_what_is_on_a_node(store: Store) -> None:
     assert await store.kernel_session(str(uuid.uuid4())) is None  # type: ignore[arg-type]
 
 
+async def test_what_ended_last(store: Store) -> None:
+    sessions = [new_session(created_at=float(number)) for number in range(5)]
+    await _commit(store, *sessions)
+    for session in sessions[:4]:
+        await _commit(store, ended(session))
+    found = await store.recently_ended(3)
+    assert [session.id for session in found] == [session.id for session in (sessions[3], sessions[2], sessions[1])]
+    assert all(session.is_terminal for session in found)
+
+
 async def test_what_the_scheduler_told_is_bounded_and_goes_with_its_session(store: Store, store_url: str) -> None:
     first, second = new_session(), new_session()
     await _commit(store, first, second)

@@ -22,7 +22,8 @@ from tests.support.fake_server import FakeServer, FakeSession, Step, problem
 from tests.unit.cli.conftest import Bai
 
 CLUSTER_COMMANDS = {"up", "down", "env", "status", "deploy"}
-OWN_COMMANDS = sorted(set(main.command_names()) - CLUSTER_COMMANDS)
+GROUPS = {"node": ["node show"]}
+OWN_COMMANDS = sorted({*main.command_names(), *GROUPS["node"]} - CLUSTER_COMMANDS - GROUPS.keys())
 
 
 @pytest.fixture
@@ -242,8 +243,12 @@ def test_explain_history_nodes(bai: Bai, server: FakeServer, work: FakeSession) 
     assert "not-enough" not in bai("history", "work", "--no-waits").out
     assert bai("dependencies", "work").out.splitlines()[1] == "└─ before  TERMINATED  bbbbbbbb"
     assert json.loads(bai("dependencies", "work", "--json").out)["depends_on"][0]["name"] == "before"
+    assert bai("runtimes", "r-image").out.splitlines()[2].split() == ["ir", "R", "R", "4", "yes"]
+    assert json.loads(bai("runtimes", "r-image", "--json").out)[0]["name"] == "ir"
     nodes = bai("nodes").out
     assert "cpu 0.5/2, mem 0/4g" in nodes
+    assert bai("groups").out.splitlines()[-1].split() == ["default", "drf", "dispersed", "2", "oh"]
+    assert json.loads(bai("groups", "--json").out)[0]["warning"] == "oh"
 
 
 def test_schedule_rehearses(bai: Bai, server: FakeServer) -> None:
@@ -368,7 +373,7 @@ def test_missing_settings_are_said(monkeypatch: pytest.MonkeyPatch, capfd: pytes
 
 @pytest.mark.parametrize("command", OWN_COMMANDS)
 def test_every_command_has_help_with_an_example(bai: Bai, command: str) -> None:
-    outcome = bai(command, "--help")
+    outcome = bai(*command.split(), "--help")
     assert outcome.code == 0
     assert f"bai {command}" in outcome.out.split("Options:")[0].split("\n", 1)[1]
     assert "--json" in outcome.out or command in {"shell", "completion"}

@@ -59,6 +59,7 @@ async def test_create_sends_what_was_asked_for(async_client: AsyncClient, server
         dependency_failure="start-anyway",
         pending_timeout_s=60,
         agents=["node-1"],
+        node_labels={"disk": "ssd"},
         tag="mine",
         wait=False,
     )
@@ -74,6 +75,7 @@ async def test_create_sends_what_was_asked_for(async_client: AsyncClient, server
         "dependencies": ["other"],
         "dependency_failure": "start-anyway",
         "pending_timeout": 60,
+        "node_labels": {"disk": "ssd"},
         "tag": "mine",
         "reuseIfExists": False,
         "enqueueOnly": True,
@@ -227,6 +229,8 @@ async def test_what_a_session_tells(async_client: AsyncClient, server: FakeServe
     )
     graph = await session.dependency_graph()
     assert (graph.id, graph.status, graph.depends_on[0].name) == (session.id, "RUNNING", "before")
+    [runtime] = await async_client.runtimes("r-image")
+    assert (runtime.name, runtime.language, runtime.is_default) == ("ir", "R", True)
     [node] = await async_client.agents()
     assert (node.id, node.capacity, node.resource_group) == ("node-1", {"cpu": "2", "mem": "4g"}, "default")
 

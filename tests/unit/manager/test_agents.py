@@ -15,7 +15,8 @@ from backendai_ray.core.errors import AgentNotFound, KernelNotFound, StoreUnavai
 from backendai_ray.core.ids import AgentId, KernelId, ResourceGroupName
 from backendai_ray.core.reports import KernelFact
 from backendai_ray.core.scheduling import NodeChanged, NodeGone
-from backendai_ray.core.sessions import Reason, Session, SessionType, Status
+from backendai_ray.core.sessions import ClusterMode, Reason, Session, SessionType, Status
+from backendai_ray.core.slots import CPU, ResourceSlots
 
 
 def agent_of(cluster: FakeCluster, session: Session) -> FakeAgent:
@@ -162,6 +163,18 @@ async def test_a_silent_node_gets_nothing_new_and_is_lost_in_the_end(cluster: Fa
     assert not views[agent.agent_id].occupied
 
 
+async def test_all_that_is_known_of_a_node(cluster: FakeCluster) -> None:
+    session = await cluster.running()
+    agent = agent_of(cluster, session)
+    detail = await cluster.manager.agent(agent.agent_id)
+    assert detail.view.agent_id == agent.agent_id
+    assert [device.slot for device in detail.devices] == [device.slot for device in agent.devices]
+    (holding,) = detail.holdings
+    assert (holding.session_id, holding.allocation) == (session.id, session.main.allocation)
+    with pytest.raises(AgentNotFound, match="there is no node 'nowhere'"):
+        await cluster.manager.agent(AgentId("nowhere"))
+
+
 async def test_a_node_that_comes_back_in_time_loses_nothing(cluster: FakeCluster) -> None:
     session = await cluster.running()
     agent = agent_of(cluster, session)
@@ -187,6 +200,38 @@ async def test_leftovers_of_a_lost_node_are_destroyed_before_it_is_used_again(cl
     await cluster.settle()
     assert all(view.schedulable for view in await cluster.manager.agents())
     assert agent.kernels == {}
+
+
+async def test_a_part_of_a_gang_that_was_given_up_is_ended_before_its_node_is_used_again(cluster: FakeCluster) -> None:
+    """Found by a seed of `python -m bench faults`.
+
+    1. A gang runs on two nodes. 2. One is away for so long that it is lost, and the gang with it. 3. The other node is
+    slow to end its part, so that the session still lives. 4. The lost node comes back, and its part still runs there.
+    5. Its devices counted as free, and were given to somebody else.
+    """
+    gang = await cluster.running(
+        cluster_size=2, cluster_mode=ClusterMode.MULTI_NODE, slots=ResourceSlots([(CPU, 4000)])
+    )
+    lost, slow = gang.kernels
+    agent = cluster.agents[lost.agent_id or AgentId("")]
+    agent.is_down = True
+    await cluster.pass_time(70)
+    ending = await cluster.get(gang.id)
+    assert [kernel.status for kernel in ending.kernels] == [Status.TERMINATED, Status.TERMINATING]
+    agent.is_down = False
+    await cluster.pass_time(2)
+    views = {view.agent_id: view for view in await cluster.manager.agents()}
+    assert "being removed" in views[agent.agent_id].message
+    assert ("destroy", [lost.id]) in agent.calls
+    await cluster.tell(agent, [agent.end(lost.id)])
+    await cluster.settle()
+    assert all(view.schedulable for view in await cluster.manager.agents())
+    other = cluster.agents[slow.agent_id or AgentId("")]
+    await cluster.tell(other, [other.end(slow.id)])
+    await cluster.settle()
+    assert (await cluster.get(gang.id)).is_terminal
+    assert not agent.kernels
+    assert not other.kernels
 
 
 async def test_ended_while_its_node_is_away(cluster: FakeCluster) -> None:
@@ -292,6 +337,32 @@ async def test_a_kernel_nobody_knows_is_destroyed(cluster: FakeCluster) -> None:
     await cluster.settle()
     assert agent.kernels == {}
     assert all(view.schedulable for view in await cluster.manager.agents())
+
+
+async def test_a_running_kernel_without_a_record_gets_one_again(cluster: FakeCluster) -> None:
+    """The agent's disk lost what it knew; the order to make the kernel says it all, and finds what runs."""
+    wanted, ending = (await cluster.submit()).session, (await cluster.submit()).session
+    for agent in cluster.agents.values():
+        agent.is_quick = True
+    await cluster.schedule()
+    await cluster.settle()
+    for session in (wanted, ending):
+        agent = agent_of(cluster, await cluster.get(session.id))
+        agent.is_quick = False
+        agent.lose_record(session.main.id)
+    await cluster.terminate(ending)
+    for agent in cluster.agents.values():
+        agent.reincarnate()
+        await cluster.introduce(agent)
+    await cluster.settle()
+    session = await cluster.get(wanted.id)
+    agent = agent_of(cluster, session)
+    assert agent.kernels[wanted.main.id].has_record
+    assert agent.kernels[wanted.main.id].allocation == session.main.allocation
+    assert session.status is Status.RUNNING
+    assert session.attempt == 1
+    again = agent_of(cluster, await cluster.get(ending.id))
+    assert again.kernels[ending.main.id].status is Status.TERMINATING
 
 
 async def test_deadlines_ask_before_they_strike(cluster: FakeCluster) -> None:

@@ -35,12 +35,15 @@ from actors.agent.backends.docker.containers import (
     container_name,
     create_arguments,
     found_from,
+    named_life,
     own_labels,
 )
 from actors.agent.backends.docker.events import EventWatcher
 from actors.agent.backends.docker.exec_process import DockerExec
 from actors.agent.backends.docker.images import ImageStore
 from actors.agent.backends.docker.networks import ensure_network, remove_network
+from actors.agent.backends.docker.usage import engine_usage
+from actors.agent.measuring.reading import UsageFiles, files_of_process, read_usage
 from backendai_ray.config import Settings
 from backendai_ray.core.errors import BackendError, EngineUnavailable, KernelNotFound, KernelStartFailed
 from backendai_ray.core.ids import AgentId, SessionId
@@ -76,6 +79,7 @@ class DockerBackend(ComputeBackend):
         self._on_end: Callable[[Life], None] | None = None
         self._lock = threading.Lock()
         self._ids: dict[Life, str] = {}
+        self._usage_files: dict[Life, UsageFiles | None] = {}
         self._oom_events: Counter[str] = Counter()
 
     # ── the engine ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -220,7 +224,9 @@ class DockerBackend(ComputeBackend):
     def list_own(self) -> Sequence[Found]:
         with _engine("the containers cannot be listed"):
             rows = self._own_containers()
-        found = [one for one in map(found_from, rows) if one is not None]
+        # A label may lie, or the container may have been renamed: whoever has the life's name comes first.
+        rows.sort(key=lambda row: named_life(row) is not None)
+        found = list({one.life: one for one in map(found_from, rows) if one is not None}.values())
         for one in found:
             self._remember(one.life, one.container_id)
         return found
@@ -241,6 +247,8 @@ class DockerBackend(ComputeBackend):
     def _on_event(self, event: Mapping[str, Any]) -> None:
         if not event or event.get("Type") == "image":
             self._image_store.forget()
+            if not event:
+                self._tell_missed_ends()
             return
         actor = event.get("Actor") or {}
         attributes = actor.get("Attributes") or {}
@@ -260,6 +268,16 @@ class DockerBackend(ComputeBackend):
                 self._oom_events[found.container_id] += 1
         else:
             self._on_end(found.life)
+
+    def _tell_missed_ends(self) -> None:
+        """The engine was away, maybe with what ran in it: whatever does not run any more has ended meanwhile."""
+        known = list(self._ids)  # before the list, so that what is made meanwhile is not missed in it
+        # One that is only created is on its way.
+        there = {one.life for row in self._own_containers() if row.get("State") not in ("exited", "dead")
+                 and (one := found_from(row)) is not None}  # fmt: skip
+        for life in known:
+            if self._on_end is not None and life not in there:
+                self._on_end(life)
 
     def is_running(self, life: Life) -> bool:
         with _engine(f"kernel {life.kernel_id} cannot be looked at"):
@@ -289,17 +307,32 @@ class DockerBackend(ComputeBackend):
         return bytes(text)[-max_bytes:]
 
     def stats(self, life: Life) -> Mapping[str, int]:
+        files = self._usage_files.get(life)
+        if files is None and life not in self._usage_files:
+            files = self._find_usage_files(life)
+        said = read_usage(files) if files is not None else {}
+        return said if "memory_bytes" in said else self._engine_stats(life)
+
+    def _find_usage_files(self, life: Life) -> UsageFiles | None:
+        """Look once per life where its control groups are; an engine elsewhere has none that we could read."""
+        with _engine(f"kernel {life.kernel_id} cannot be looked at"):
+            try:
+                pid = int(self._api.inspect_container(self._handle(life))["State"]["Pid"])
+            except NotFound:
+                return None
+        files = files_of_process(pid) if pid else None
+        if pid:
+            with self._lock:
+                self._usage_files[life] = files
+        return files
+
+    def _engine_stats(self, life: Life) -> Mapping[str, int]:
         with _engine(f"kernel {life.kernel_id} cannot be measured"):
             try:
                 said = self._api.stats(self._handle(life), stream=False, one_shot=True)
             except NotFound:
                 return {}
-        if not said.get("memory_stats", {}).get("usage"):
-            return {}
-        return {
-            "cpu_ns": int(said["cpu_stats"]["cpu_usage"]["total_usage"]),
-            "memory_bytes": int(said["memory_stats"]["usage"]),
-        }
+        return engine_usage(said)
 
     # ── ending ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -343,6 +376,7 @@ class DockerBackend(ComputeBackend):
                 remove_network(self._api, gang)
         with self._lock:
             self._oom_events.pop(self._ids.pop(life, ""), None)
+            self._usage_files.pop(life, None)
 
     def _remove_container(self, handle: str) -> None:
         try:

@@ -73,7 +73,7 @@ def found_from(row: Mapping[str, Any]) -> Found | None:
     """Read a row of the engine's container list; ``None`` when it is no life of ours."""
     labels = row.get("Labels") or {}
     was_spare = SPARE_LABEL in labels
-    life = next(filter(None, map(life_of, row.get("Names") or ())), None) if was_spare else _labelled(labels)
+    life = named_life(row) or (None if was_spare else _labelled(labels))
     if life is None:
         return None
     return Found(
@@ -83,6 +83,11 @@ def found_from(row: Mapping[str, Any]) -> Found | None:
         session_id=labels.get(f"{LABEL}session-id", ""),
         was_spare=was_spare,
     )
+
+
+def named_life(row: Mapping[str, Any]) -> Life | None:
+    """Return the life that a container has the name of; the engine gives a name to one container alone."""
+    return next(filter(None, map(life_of, row.get("Names") or ())), None)
 
 
 def _labelled(labels: Mapping[str, str]) -> Life | None:
@@ -140,6 +145,7 @@ def _command(launch: Launch, *, has_runner: bool) -> list[str]:
         pyzmq_dir=PYZMQ_DIR if launch.image.pyzmq_dir else "",
         run_dir=RUN_DIR,
         workdir=WORK_DIR,
+        runtime=launch.runtime,
         buffer_bytes=launch.output_buffer_bytes,
         bootstrap=has_bootstrap,
     )
@@ -152,6 +158,8 @@ def _host_config(
     options: dict[str, Any] = {}
     if grant.cores:
         options["cpuset_cpus"] = ",".join(str(core) for core in grant.cores)
+    if grant.memory_nodes:
+        options["cpuset_mems"] = ",".join(str(node) for node in grant.memory_nodes)
     if grant.cpu_units:
         options["nano_cpus"] = grant.cpu_units * 1_000_000
     if grant.memory_bytes:
@@ -167,15 +175,19 @@ def _host_config(
             mounts=_mounts(launch, runner_dir),
             shm_size=launch.spec.shmem_bytes or None,
             pids_limit=launch.pids_limit,
-            ulimits=[Ulimit(name="core", soft=0, hard=0)],
+            ulimits=[Ulimit(name=name, soft=soft, hard=hard) for name, (soft, hard) in launch.ulimits.items()],
             init=True,
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
-            log_config=LogConfig(type="json-file", config={"max-size": "2m", "max-file": "2"}),
+            log_config=LogConfig(type="json-file", config=_log_options(launch)),
             port_bindings=ports or None,
             **options,
         )
     )
+
+
+def _log_options(launch: Launch) -> dict[str, str]:
+    return {"max-size": str(launch.engine_log_bytes // 2), "max-file": "2"}
 
 
 def _device_request(request: GrantedRequest) -> DeviceRequest:
