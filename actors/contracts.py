@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from backendai_ray.core.devices import Allocation, Device
 from backendai_ray.core.execution import ExecMode, RunOutput
 from backendai_ray.core.explanations import Explanation
 from backendai_ray.core.ids import AccessKey, AgentId, KernelId, ResourceGroupName, SessionId
 from backendai_ray.core.lifecycle import StatusChange
+from backendai_ray.core.machine import Machine
+from backendai_ray.core.measurements import NodeUsage
 from backendai_ray.core.quotas import Limits, Scope, Use
 from backendai_ray.core.reports import KernelFact
 from backendai_ray.core.runtimes import Runtime
@@ -136,6 +139,10 @@ class AgentContract(Protocol):
 
     async def inspect(self) -> Inspection:
         """Return the truth."""
+        ...
+
+    async def usage(self, kernel_ids: Sequence[KernelId] | None = None) -> NodeUsage:
+        """Return the last measurement of the node and of its kernels (or of these); measures nothing itself."""
         ...
 
     async def acknowledge(self, kernel_ids: Sequence[KernelId]) -> None:
@@ -275,6 +282,34 @@ class AgentView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """What one kernel holds on a node."""
+
+    kernel_id: KernelId
+    session_id: SessionId
+    session_name: str
+    access_key: AccessKey
+    hostname: str
+    status: Status
+    allocation: Allocation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeDetail:
+    """All that is known of one node."""
+
+    view: AgentView
+    devices: tuple[Device, ...]
+    """Empty while the agent has not reported since the Manager's start."""
+    machine: Machine
+    images: tuple[str, ...]
+    labels: Mapping[str, str]
+    notes: tuple[str, ...]
+    """Why some device is not offered as it could be."""
+    holdings: tuple[Holding, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QuotaView:
     """A quota, and how much of it is taken."""
 
@@ -331,6 +366,10 @@ class ManagerContract(Protocol):
     async def logs(self, access_key: AccessKey, name_or_id: str, kernel_id: KernelId | None) -> bytes: ...
     async def dependency_graph(self, access_key: AccessKey, name_or_id: str) -> Mapping[str, Any]: ...
     async def agents(self) -> Sequence[AgentView]: ...
+    async def agent(self, agent_id: AgentId) -> NodeDetail:
+        """Raises AgentNotFound."""
+        ...
+
     async def quotas(self, access_key: AccessKey | None) -> Sequence[QuotaView]:
         """Return the quotas that bind a keypair; ``None``: all there are."""
         ...

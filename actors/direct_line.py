@@ -44,6 +44,7 @@ METHODS: Final = frozenset(
         "open_download",
         "read_download",
         "close_download",
+        "usage",
     }
 )
 """What is called on a line; everything else changes what the Manager must know of and goes through Ray."""

@@ -221,10 +221,16 @@ class GroupScheduler:
 
     def _only_news(self, plan: Plan) -> Plan:
         """Leave out the refusals that the Manager knows: in a long queue, nearly all."""
-        waiting = {refusal.session_id: refusal for refusal in plan.refusals}
-        news = tuple(refusal for refusal in plan.refusals if self._told.get(refusal.session_id) != refusal)
-        self._told = {session_id: told for session_id, told in self._told.items() if session_id in waiting}
-        return replace(plan, refusals=news)
+        told = self._told
+        for gone in told.keys() - {refusal.session_id for refusal in plan.refusals}:
+            del told[gone]
+        news = [
+            refusal
+            for refusal in plan.refusals
+            # Nearly always the same object as before, where policy actor and scheduler share a process.
+            if (known := told.get(refusal.session_id)) is not refusal and known != refusal
+        ]
+        return replace(plan, refusals=tuple(news))
 
     def _nothing_new(self, changes: Changes) -> bool:
         due = self._next_at is not None and self._next_at <= self._clock()

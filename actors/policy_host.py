@@ -141,6 +141,7 @@ class PolicyHost:
                 self._policy = await self._make()
             except InvalidParameter as exc:
                 self._policy = None
+                self._foresight.configure("fifo", "concentrated", {})
                 self._warn(f"policy {policy} cannot be used ({exc.message}); fifo decides until it can")
                 raise
             self._warn("")

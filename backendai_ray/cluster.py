@@ -46,6 +46,7 @@ from backendai_ray.core.errors import Unavailable
 from backendai_ray.core.ids import AgentId, ResourceGroupName
 from backendai_ray.core.reports import NodeReport
 from backendai_ray.core.sessions import TERMINAL, Status
+from backendai_ray.garbage import collect_seldom
 from backendai_ray.logs import configure_logging
 
 log = structlog.get_logger()
@@ -76,6 +77,7 @@ async def _boot(name: str, start: Callable[[], Awaitable[None]]) -> None:
 
 def _set_up(settings: Settings, name: str) -> None:
     configure_logging(settings.data_dir / "logs", name.replace(":", "-"), settings.log_level)
+    collect_seldom()
 
 
 async def _resolve_report(handle: object) -> NodeReport:

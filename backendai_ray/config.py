@@ -53,6 +53,11 @@ class ApiSettings(_Section):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8090, ge=0, le=65535, description="Port to listen on; 0 takes a free one at each `bai up`.")
     advertised_url: str = Field("", description="URL that clients use, when a proxy stands before the front door.")
+    metrics_token: SecretStr = Field(
+        SecretStr(""),
+        description="What GET /metrics wants as `Authorization: Bearer TOKEN`; empty: it answers this machine alone, "
+        "and nobody where clients come through a proxy (api.advertised_url).",
+    )
     front_doors: int = Field(1, ge=1, le=64, description="How many front doors; they take consecutive ports.")
     tls_cert: Path | None = Field(None, description="PEM file with the certificate chain; turns TLS on.")
     tls_key: Path | None = Field(None, description="PEM file with the private key.")
@@ -91,8 +96,30 @@ class SchedulerSettings(_Section):
 
     policy: str = Field("fifo", description="Scheduling policy, by entry point name.")
     selection: str = Field("concentrated", description="Agent selection, by entry point name.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Options of the policy.")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Options of the policy; under `selection`, those of the selection."
+    )
     sweep_interval_s: float = Field(10, gt=0, description="A pass runs at least this often, should a wake be lost.")
+
+
+class CudaSettings(_Section):
+    """NVIDIA GPUs."""
+
+    enabled: bool = Field(True, description="Whether GPUs are looked for; where there is no driver, none are found.")
+    shared: tuple[str, ...] = Field(
+        (), description="GPUs that are given out in hundredths (cuda.shares): UUIDs, nvidia-smi's numbers, or all."
+    )
+    injection: Literal["request", "cdi"] = Field(
+        "request",
+        description="How a container engine is asked for GPUs: by a request to its NVIDIA runtime, or by CDI names "
+        "(nvidia.com/gpu=UUID).",
+    )
+    mps_pipe_dir: str = Field(
+        "/tmp/nvidia-mps", description="Where the MPS daemon has its pipes; where it runs, parts of GPUs are enforced."
+    )
+    mps_shm_dir: str = Field(
+        "", description="Folder that the MPS daemon sees as /dev/shm, to be the /dev/shm of sessions too; empty: none."
+    )
 
 
 class RegistryLogin(_Section):
@@ -100,6 +127,24 @@ class RegistryLogin(_Section):
 
     username: str = Field(description="The name.")
     password: SecretStr = Field(description="The password, or an access token.")
+
+
+ULIMITS = (
+    "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
+    "rttime", "sigpending", "stack",
+)  # fmt: skip
+"""Limits that container engines and the system know."""
+
+
+def _soft_and_hard(name: str, value: str) -> tuple[int, int]:
+    soft, _, hard = value.partition(":")
+    try:
+        limits = int(soft), int(hard or soft)
+    except ValueError:
+        raise ValueError(f"{name}: {value!r} is neither a number nor SOFT:HARD") from None
+    if min(limits) < -1:
+        raise ValueError(f"{name}: {value!r} is below -1, which stands for no limit")
+    return limits
 
 
 class DeviceSettings(_Section):
@@ -111,6 +156,7 @@ class DeviceSettings(_Section):
         "box16); empty: none.",
     )
 
+    cuda: CudaSettings = Field(default_factory=CudaSettings, description="NVIDIA GPUs, through the driver's NVML.")
     options: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="Options of device plug-ins that do not come with the program, by their name."
     )
@@ -155,11 +201,22 @@ class AgentSettings(_Section):
     )
     image_disk_low_percent: int = Field(80, ge=0, le=100, description="Images are removed until it is no fuller.")
     pids_limit: int = Field(1024, ge=16, description="Most processes and threads in a kernel.")
+    ulimits: dict[str, str] = Field(
+        default_factory=dict,
+        description="Limits of each process in a kernel, by the names of `ulimit` (nofile, memlock, …): `SOFT:HARD` or "
+        "one number for both, -1 for none. No core files are written unless `core` is given.",
+    )
+    engine_log_bytes: int = Field(
+        4 * MIB, ge=65536, description="Most that the container engine keeps of what a running kernel prints."
+    )
     stop_grace_s: float = Field(5, ge=0, description="Between the polite and the hard end of a kernel.")
     log_bytes: int = Field(1 * MIB, ge=4096, description="How much of a kernel's log is kept after its end.")
     output_buffer_bytes: int = Field(16 * MIB, ge=65536, description="Unread output kept per run.")
     heartbeat_interval_s: float = Field(2, gt=0, description="How often an agent says that it is there.")
     runner_start_timeout_s: float = Field(30, gt=0, description="From container start to the runner's first answer.")
+    usage_interval_s: float = Field(
+        5, ge=0.5, description="How often the node, its sessions and its devices are measured, and the bus is told."
+    )
     create_concurrency: int = Field(8, ge=1, le=64, description="Kernels made at the same time on a node.")
     warm_pool: int = Field(
         2,
@@ -176,6 +233,21 @@ class AgentSettings(_Section):
         return self
 
     devices: DeviceSettings = Field(default_factory=DeviceSettings, description="What device plug-ins are told.")
+
+    @field_validator("ulimits")
+    @classmethod
+    def _ulimits_are_known(cls, ulimits: dict[str, str]) -> dict[str, str]:
+        for name, value in ulimits.items():
+            if name not in ULIMITS:
+                raise ValueError(f"{name!r} is no limit; there are: {', '.join(ULIMITS)}")
+            soft, hard = _soft_and_hard(name, value)
+            if hard != -1 and (soft == -1 or soft > hard):
+                raise ValueError(f"{name}: the soft limit {soft} is over the hard one, {hard}")
+        return ulimits
+
+    def rlimits(self) -> dict[str, tuple[int, int]]:
+        """Return soft and hard limit of each process in a kernel, by name; -1: none."""
+        return {"core": (0, 0), **{name: _soft_and_hard(name, value) for name, value in self.ulimits.items()}}
 
 
 class Settings(BaseSettings):

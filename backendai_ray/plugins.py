@@ -121,23 +121,29 @@ def load(group: str, name: str, *, field: str = "plugin") -> Any:
         raise InvalidParameter(f"{field}: {name!r} cannot be imported: {exc}", field=field) from exc
 
 
-def load_selection(name: str) -> AgentSelection:
-    """Return an agent selection by name.
+def load_selection(name: str, options: Mapping[str, Any] | None = None) -> AgentSelection:
+    """Return an agent selection by name, made with options.
 
     Raises:
-        InvalidParameter: it is not installed or cannot be made.
+        InvalidParameter: it is not installed, an option is unknown, or it cannot be made.
     """
-    selection: AgentSelection = _made(load(AGENT_SELECTIONS, name, field="selection"), {}, "selection", name)
+    cls = load(AGENT_SELECTIONS, name, field="selection")
+    selection: AgentSelection = _made(cls, options or {}, "selection", name)
     return selection
 
 
 def load_policy(name: str, selection: str, options: Mapping[str, Any] | None = None) -> SchedulingPolicy:
     """Return a scheduling policy by name, made with an agent selection and options.
 
+    The option ``selection``, an object, holds the options of the agent selection.
+
     Raises:
         InvalidParameter: one of them is not installed, an option is unknown, or it cannot be made.
     """
-    arguments = {**(options or {}), "selection": load_selection(selection)}
+    for_selection = (options or {}).get("selection") or {}
+    if not isinstance(for_selection, Mapping):
+        raise InvalidParameter(f"selection: give its options as an object, not {for_selection!r}", field="selection")
+    arguments = {**(options or {}), "selection": load_selection(selection, for_selection)}
     policy: SchedulingPolicy = _made(load(SCHEDULING_POLICIES, name, field="policy"), arguments, "policy", name)
     return policy
 

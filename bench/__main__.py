@@ -16,7 +16,7 @@ BENCHES = {
     "recover": "time to schedule again after a kill -9, and what was lost or leaked",
     "cycles": "sessions made and ended while the agent is killed at random moments: what is left of them, by kind",
     "store": "durable commits per second, against a bare INSERT and COMMIT loop",
-    "alloc": "the allocator: worst choice among 16 GPUs, NVIDIA's picks on a DGX-1, rates against the original's",
+    "alloc": "the allocator: worst choice among 16 GPUs, NVIDIA's picks, random streams, rates against the original's",
     "openb": "GPU allocation on a trace of the openb format, against Random, BestFit and FGD as published",
     "gang": "gangs that fill a cluster in waves, in virtual time: the fewest waves there could be are 9",
     "kueue": "the 15,000 workloads of Kueue's own performance test, in real time",

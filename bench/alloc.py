@@ -1,4 +1,5 @@
-"""The allocator: the worst choice among 16 linked GPUs, NVIDIA's picks on a DGX-1, and rates against the original's.
+"""The allocator: the worst choice among 16 linked GPUs, NVIDIA's picks on a DGX-1, random streams of requests against
+first-free and single-numa-node, and rates against the original's.
 
 A rate counts pairs of allocate and free on a map that is partly held: 2 of 8 GPUs, 8 of 128 cores, half a GPU of 8.
 The original has two strategies, ``fill`` and ``evenly``, and each is a case; ours has one way, measured beside both.
@@ -23,6 +24,7 @@ from backendai_ray.core.devices import Allocation, Device
 from backendai_ray.core.ids import DeviceId, KernelId
 from backendai_ray.core.slots import CPU, UNITS_PER_COUNT, ResourceSlots, SlotName
 from backendai_ray.core.topology import Layout, SlotLayout
+from bench import alloc_streams
 from bench.figures import Figure, Report
 from bench.nvidia_picks import DGX1_CASES, DGX1_ROWS, GPU, Box, Case
 from bench.original import OriginalAllocator, OriginalMissing, find_python
@@ -42,6 +44,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare this bench's options."""
     parser.add_argument("--rounds", type=int, default=7, help="samples of each figure (default 7)")
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a sample of a rate (default 0.3)")
+    parser.add_argument("--streams", type=int, default=10, help="random streams of requests (default 10)")
+    parser.add_argument("--requests", type=int, default=1000, help="requests in each (default 1000)")
     parser.add_argument(
         "--original",
         default="",
@@ -55,6 +59,7 @@ def run(report: Report, options: argparse.Namespace) -> None:
     """Measure; the original takes turns with ours."""
     _sixteen(report, options.rounds)
     _nvidia(report)
+    alloc_streams.measure(report, seeds=options.streams, requests=options.requests)
     with ExitStack() as stack:
         original: OriginalAllocator | None = None
         if options.original != "none":

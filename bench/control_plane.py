@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -27,6 +28,7 @@ from backendai_ray.core.errors import AgentUnavailable
 from backendai_ray.core.ids import AccessKey, AgentId, KernelId, ResourceGroupName, SessionId
 from backendai_ray.core.reports import NodeReport
 from backendai_ray.core.sessions import TERMINAL, KernelSpec, Reason, SessionSpec
+from backendai_ray.garbage import collect_seldom
 from backendai_ray.logs import configure_logging
 from backendai_ray.store import Store
 
@@ -110,9 +112,20 @@ class ControlPlane:
         return (await self.manager.sessions(None, statuses=["RUNNING"], limit=1, offset=0)).total >= count
 
     async def schedule(self) -> None:
-        """Let Sokovan begin."""
+        """Let Sokovan begin, or go on."""
         self._is_scheduling = True
         await self.sokovan.start()
+        for group in await self.manager.groups():
+            await self.sokovan.wake(group, "the bench lets it")
+
+    async def pause(self) -> None:
+        """Let Sokovan and the policy hosts learn the world, then keep wakes from them."""
+        await self.schedule()
+        await until(self._is_at_rest)
+        self._is_scheduling = False
+
+    async def _is_at_rest(self) -> bool:
+        return all(told["passes"] for told in (await self.sokovan.stats()).values())
 
     async def wake(self, group: ResourceGroupName, why: str) -> None:
         """Pass the Manager's wake on."""
@@ -144,7 +157,8 @@ async def control_plane(
         settings = Settings.model_validate(
             {
                 "data_dir": Path(folder),
-                "scheduler": {"policy": policy, "selection": selection},
+                # Sweeps would only disturb.
+                "scheduler": {"policy": policy, "selection": selection, "sweep_interval_s": 3600.0},
                 # Nobody sends heartbeats here.
                 "manager": {"heartbeat_timeout_s": 3600.0, "agent_lost_after_s": 7200.0},
             }
@@ -152,6 +166,8 @@ async def control_plane(
         configure_logging(settings.data_dir / "logs", "bench", "INFO")
         plane = ControlPlane(settings, {agent.agent_id: agent for agent in agents})
         await plane.start()
+        thresholds = gc.get_threshold()
+        collect_seldom()
         tellers = [asyncio.create_task(agent.news.run()) for agent in agents]
         try:
             yield plane
@@ -161,6 +177,8 @@ async def control_plane(
             await asyncio.gather(*tellers, return_exceptions=True)
             await plane.sokovan.stop()
             await plane.manager.stop()
+            gc.set_threshold(*thresholds)
+            gc.unfreeze()
 
 
 async def until(holds: Callable[[], Awaitable[bool]], *, limit_s: float = 120.0, every_s: float = 0.02) -> None:

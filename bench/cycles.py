@@ -48,7 +48,7 @@ def run(report: Report, options: argparse.Namespace) -> None:
         agent = {"cpu_overcommit": 10.0, "reserved_mem": "0", "stop_grace_s": 1.0, "warm_pool": 2}
         manager = {"sweep_interval_s": 1, "agent_lost_after_s": 60, "terminating_timeout_s": 5}
         with fresh_cluster(backend, agent=agent, manager=manager) as (cluster, client):
-            engine = docker.APIClient(version="auto", timeout=60) if backend == "docker" else None
+            engine = docker.from_env(version="auto", timeout=60).api if backend == "docker" else None
             cycles = _Cycles(cluster, client, Node(cluster.settings.sessions_dir, engine), counts, backend)
             cycles.run(options.cycles, options.seconds, options.seed)
     report.add("cycles.n", "cycles", counts.cycles)

@@ -27,6 +27,7 @@ from bench.figures import Report
 from bench.passes import CASES, PassBench
 
 _LIMIT_S = 120.0
+_CALLERS = 64
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(report: Report, options: argparse.Namespace) -> None:
     """Time passes, decisions and releases."""
+    thresholds = gc.get_threshold()
     try:
         for case in CASES:
             bench = PassBench(case, options.nodes, options.pending)
@@ -49,6 +51,8 @@ def run(report: Report, options: argparse.Namespace) -> None:
                 f"throughput.nodes{options.nodes}.{case.name}", "s", [bench.run() for _ in range(options.passes)]
             )
             del bench
+            gc.unfreeze()
+            gc.set_threshold(*thresholds)
             gc.collect()
         decided, started = [], []
         for _ in range(options.rounds):
@@ -75,6 +79,7 @@ def _for_ever(_: KernelSpec) -> float | None:
 async def _burst(nodes: int, sessions: int) -> tuple[float, float]:
     """Let sessions wait, then schedule; returns seconds until all were placed and committed, and until all ran."""
     async with control_plane(_agents(nodes)) as plane:
+        await plane.pause()
         await _submit(plane, [{"slots": slots} for slots in islice(worlds.requests(1), sessions)])
         ordered = _Countdown(sessions, plane.agents.values())
         began = time.perf_counter()
@@ -110,7 +115,13 @@ async def _releases(nodes: int, count: int) -> list[float]:
 
 
 async def _submit(plane: ControlPlane, asked: Sequence[Mapping[str, Any]]) -> None:
-    await asyncio.gather(*(plane.manager.submit(SubmitRequest(spec=plane.spec(**one))) for one in asked))
+    at_once = asyncio.Semaphore(_CALLERS)
+
+    async def submit(one: Mapping[str, Any]) -> None:
+        async with at_once:
+            await plane.manager.submit(SubmitRequest(spec=plane.spec(**one)))
+
+    await asyncio.gather(*map(submit, asked))
 
 
 class _Countdown:

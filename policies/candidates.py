@@ -5,7 +5,7 @@ Identical requests share one :class:`Candidates`: the second of them costs what 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -17,10 +17,14 @@ from backendai_ray.core.sessions import ClusterMode
 from backendai_ray.core.slots import ResourceSlots
 
 from .columns import Floats, Ints, Mask, Room
+from .preferences import GangShape
 from .selection import ColumnSelection, QuickSelection, checked_rank
 
 _AVOIDED = 1e6
 """Added to the score of nodes where an earlier attempt failed: after all others, but before waiting."""
+_FAILED = 1e4
+"""Added for each start that failed on a node lately: after the others, but before nodes where this session failed."""
+_MOST_FAILURES = 9
 _FEW = 8
 """Up to as many nodes are scored one by one, without numpy's cost per call."""
 _RECOMPUTE_ALL = 0.25
@@ -36,6 +40,7 @@ def request_of(session: PendingSession) -> Hashable:
         session.architecture,
         session.image,
         session.designated_agents,
+        session.node_labels,
         session.avoid_agents,
     )
 
@@ -55,20 +60,29 @@ class Eligible:
     schedulable: Mask
     designated: Mask
     architecture: Mask
+    labels: Mask
+
+    @property
+    def suitable(self) -> Mask:
+        """The nodes that pass every filter but whether they take anything now."""
+        return self.designated & self.architecture & self.labels
 
     @property
     def all(self) -> Mask:
         """The nodes that pass every filter."""
-        return self.schedulable & self.designated & self.architecture
+        return self.schedulable & self.suitable
 
     @classmethod
     def of(cls, room: Room, session: PendingSession) -> Eligible:
         """Apply the filters."""
-        wanted, only = session.architecture, frozenset(session.designated_agents)
+        wanted, only, labels = session.architecture, frozenset(session.designated_agents), session.node_labels
         return cls(
             schedulable=room.mask("schedulable", lambda node: not node.unschedulable),
             designated=room.mask(only, lambda node: not only or node.agent_id in only),
             architecture=room.mask(wanted, lambda node: not wanted or node.architecture == wanted),
+            labels=room.mask(
+                ("labels", labels), lambda node: all(node.labels.get(name) == value for name, value in labels)
+            ),
         )
 
 
@@ -85,6 +99,8 @@ class Candidates:
         self._needs = room.needs(per_node_slots(session))
         self._allowed = self.eligible.all
         self._avoided = frozenset(session.avoid_agents)
+        self._failures = _failures_of(room)
+        self.gangs = GangShape(getattr(selection, "gangs", GangShape.SCORE))
         self._score: Floats = np.full(len(room.nodes), np.inf)
         self._rejected: set[int] = set()
         self._evaluate(np.flatnonzero(self._allowed))
@@ -99,6 +115,31 @@ class Candidates:
             return self._first_ranked()
         row = int(self._score.argmin())
         return None if np.isinf(self._score[row]) else row
+
+    def best_for_gang(self, left: int, used: Sequence[int]) -> int | None:
+        """Return the row to try next for a gang over several nodes.
+
+        Args:
+            left: How many of its kernels have no place yet.
+            used: The rows of those that have, the last one last.
+        """
+        if self.gangs is GangShape.SCORE or self._scorer is None:
+            return self.best()
+        self._catch_up()
+        usable = np.flatnonzero(self._score < _FAILED)
+        if not len(usable):
+            return self.best()
+        if self.gangs is GangShape.SPREAD:
+            fresh = usable[~np.isin(usable, used)]
+            rows = fresh if len(fresh) else usable
+            return int(rows[self._score[rows].argmin()])
+        if used and self._score[used[-1]] < _FAILED:
+            return used[-1]
+        takes = np.full(len(usable), left, dtype=np.int64)
+        for column, units in self._needs or ():
+            takes = np.minimum(takes, self._room.columns.free[usable, column] // max(1, units))
+        largest = usable[takes == takes.max()]
+        return int(largest[self._score[largest].argmin()])
 
     def reject(self, row: int) -> None:
         """Do not return the row again unless it changes: its devices are free only in pieces."""
@@ -120,7 +161,8 @@ class Candidates:
             # Two rejected nodes would else bring each other back for ever.
             self._score[list(self._rejected)] = np.inf
         else:
-            self._evaluate(np.array([row for row in rows if self._allowed[row]], dtype=np.int64))
+            changed = np.fromiter(rows, dtype=np.int64, count=len(rows))
+            self._evaluate(changed[self._allowed[changed]])
 
     def _evaluate_few(self, rows: Iterable[int], scorer: QuickSelection) -> None:
         needs, columns = self._needs, self._room.columns
@@ -137,7 +179,8 @@ class Candidates:
             return
         for row, score in zip(fitting, scorer.scores_of_few(self._session, columns, fitting), strict=True):
             is_avoided = self._avoided and self._room.nodes[row].agent_id in self._avoided
-            self._score[row] = score + _AVOIDED if is_avoided else score
+            failures = 0.0 if self._failures is None else float(self._failures[row])
+            self._score[row] = score + failures + (_AVOIDED if is_avoided else 0.0)
 
     def _evaluate(self, rows: Ints) -> None:
         if self._needs is None or not len(rows):
@@ -152,6 +195,8 @@ class Candidates:
         if not len(rows):
             return
         self._score[rows] = 0.0 if self._scorer is None else self._scorer.scores(self._session, columns, rows)
+        if self._failures is not None:
+            self._score[rows] += self._failures[rows]
         if self._avoided:
             again = [row for row in rows.tolist() if self._room.nodes[row].agent_id in self._avoided]
             self._score[again] += _AVOIDED
@@ -163,3 +208,10 @@ class Candidates:
         row_of: dict[AgentId, int] = {self._room.nodes[row].agent_id: row for row in finite}
         ranked = checked_rank(self._selection, self._session, [self._room.node(row) for row in finite])
         return min((row_of[node.agent_id] for node in ranked), key=lambda row: self._score[row])
+
+
+def _failures_of(room: Room) -> Floats | None:
+    """Return what starts that failed lately cost by node; ``None`` when there were none."""
+    if not room.mask("failed", lambda node: node.failures > 0).any():
+        return None
+    return _FAILED * np.array([min(node.failures, _MOST_FAILURES) for node in room.nodes], dtype=np.float64)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from backendai_ray.core.allocator import DeviceMap, Shortage
 from backendai_ray.core.devices import Allocation
 from backendai_ray.core.ids import AgentId, KernelId
-from backendai_ray.core.scheduling import Node
+from backendai_ray.core.scheduling import Node, PendingSession
 from backendai_ray.core.slots import ResourceSlots
 
 Ints = NDArray[np.int64]
@@ -47,6 +48,20 @@ class Columns:
             capacity[row] = [one.capacity_units(slot) for slot in slots]
             free[row] = [one.free_units(slot) for slot in slots]
         return cls(slots, capacity, free)
+
+
+class Scorer(Protocol):
+    """A selection that ranks nodes and scores them by column; see :class:`.selection.ColumnSelection`."""
+
+    name: str
+
+    def rank(self, session: PendingSession, candidates: Sequence[Node]) -> Sequence[Node]:
+        """Return the candidates, best first."""
+        ...
+
+    def scores(self, session: PendingSession, columns: Columns, rows: Ints) -> Floats:
+        """Return a score for each of the rows; the lowest is the best."""
+        ...
 
 
 class Room:

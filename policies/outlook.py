@@ -40,6 +40,7 @@ NEVER_AS_THINGS_ARE = frozenset(
         RefusalCode.NO_NODES,
         RefusalCode.TOO_LARGE,
         RefusalCode.ARCHITECTURE,
+        RefusalCode.LABELS,
         RefusalCode.NOT_DESIGNATED,
         RefusalCode.UNSCHEDULABLE,
         RefusalCode.POLICY_FAILED,

@@ -28,11 +28,13 @@ def place(room: Room, candidates: Candidates, session: PendingSession) -> Placem
         return _on_one_node(room, candidates, session)
     mark = room.mark()
     kernels: list[KernelPlacement] = []
-    fragmented = False
+    used: list[int] = []
+    fragmented, size = False, len(session.kernel_ids)
     for kernel_id in session.kernel_ids:
-        while (row := candidates.best()) is not None:
+        while (row := candidates.best_for_gang(size - len(used), used) if size > 1 else candidates.best()) is not None:
             found = room.place(row, kernel_id, session.slots)
             if not isinstance(found, Shortage):
+                used.append(row)
                 kernels.append(KernelPlacement(kernel_id, room.nodes[row].agent_id, found))
                 break
             fragmented = True

@@ -67,6 +67,7 @@ class QueuePass:
         kept: KeptPlaces | None = None,
         room_maker: RoomMaker | None = None,
         quotas: QuotaBook | None = None,
+        behind: dict[SessionId, Refusal] | None = None,
     ) -> None:
         """Begin a pass.
 
@@ -81,12 +82,14 @@ class QueuePass:
             kept: The places that are being made for sessions that wait.
             room_maker: Chooses whom to end for a session that finds no room; ``None``: nobody.
             quotas: Says who would exceed a quota.
+            behind: The refusals of those who only wait for their turn, from earlier passes; it is added to.
         """
         self.room = room
         self._selection = selection
         self._now = now
         self._still_held = still_held
         self._strict = strict
+        self._key_of: Callable[[PendingSession], Hashable] = getattr(selection, "key_of", lambda _: "")
         self._known: dict[Hashable, Candidates | _Verdict] = {}
         """By kind of request: its candidates, or why such requests cannot be placed any more."""
         self._turned_away: set[Hashable] = set()
@@ -95,6 +98,7 @@ class QueuePass:
         self._reserve = reserve
         self._quotas = quotas or QuotaBook()
         self._reservation: Reservation | None = None
+        self._behind = {} if behind is None else behind
         self._kept = kept or KeptPlaces(room)
         self._room_maker = room_maker
 
@@ -148,7 +152,10 @@ class QueuePass:
     def _judge_behind(self, session: PendingSession) -> Placement | Refusal:
         reservation = self._reservation
         if reservation is None:
-            return Refusal(session.id, RefusalCode.BEHIND_HEAD, _BEHIND)
+            refusal = self._behind.get(session.id)
+            if refusal is None:
+                refusal = self._behind[session.id] = Refusal(session.id, RefusalCode.BEHIND_HEAD, _BEHIND)
+            return refusal
         if not reservation.is_in_the_way(session) and self._leaves_quota(reservation, session):
             outcome = self._try_beside(reservation, session)
             if outcome is not None:
@@ -240,4 +247,4 @@ class QueuePass:
 
     def _kind_of(self, session: PendingSession, *, apart: bool) -> Hashable:
         """Return what sessions have in common that share their candidates."""
-        return request_of(session), session.id in self._kept and session.id, apart
+        return request_of(session), session.id in self._kept and session.id, apart, self._key_of(session)

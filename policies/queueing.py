@@ -17,6 +17,8 @@ from .quotas import QuotaBook
 from .reservation import Reservation
 from .selection import for_pass
 
+_KEPT = 1000
+
 
 class QueueingPolicy:
     """Starts sessions in the order of a queue; a subclass says which order.
@@ -58,6 +60,7 @@ class QueueingPolicy:
         self._strict = strict
         self._preemption = PreemptionOptions.parse(preemption)
         self._rooms = RoomCache()
+        self._behind: dict[SessionId, Refusal] = {}
 
     def decide(self, snapshot: Snapshot) -> Plan:
         """Return an ordered plan."""
@@ -89,6 +92,8 @@ class QueueingPolicy:
 
     def _begin(self, snapshot: Snapshot) -> tuple[QueuePass, Iterable[PendingSession]]:
         room = self._rooms.open(snapshot.nodes)
+        if len(self._behind) > 2 * len(snapshot.pending) + _KEPT:
+            self._behind.clear()
         still_held = frozenset(kernel.kernel_id for kernel in snapshot.running)
         quotas = QuotaBook(snapshot.quotas, snapshot.running)
         kept = KeptPlaces.of(snapshot, room, still_held, quotas)
@@ -103,6 +108,7 @@ class QueueingPolicy:
             kept=kept,
             room_maker=RoomMaker(self._preemption, snapshot, room, kept) if is_on else None,
             quotas=quotas,
+            behind=self._behind,
         )
         return judge, self._queue(snapshot, room)
 

@@ -27,6 +27,7 @@ OWN_REASONS = frozenset(
         RefusalCode.UNSCHEDULABLE,
         RefusalCode.NOT_DESIGNATED,
         RefusalCode.ARCHITECTURE,
+        RefusalCode.LABELS,
         RefusalCode.TOO_LARGE,
         RefusalCode.NOT_YET,
         RefusalCode.DEPENDENCIES,
@@ -46,7 +47,7 @@ def not_eligible_yet(session: PendingSession, now: float, still_held: frozenset[
         return Refusal(session.id, RefusalCode.NOT_YET, f"starts at {when}")
     if session.waiting_for:
         sessions = "session" if len(session.waiting_for) == 1 else "sessions"
-        message = f"waits for {sessions} {_names(session.waiting_for)} to succeed"
+        message = f"waits for {sessions} {_names(session.waiting_for)}, on which it depends"
         return Refusal(session.id, RefusalCode.DEPENDENCIES, message)
     if not still_held.isdisjoint(session.kernel_ids):
         return Refusal(session.id, RefusalCode.NOT_YET, "its containers of before still hold devices; they end first")
@@ -81,8 +82,12 @@ def _why_none_is_eligible(room: Room, session: PendingSession, eligible: Eligibl
     if not (eligible.designated & eligible.architecture).any():
         message = f"the designated {_names(session.designated_agents)} has not the architecture {session.architecture}"
         return RefusalCode.ARCHITECTURE, message
+    if not eligible.labels.any():
+        return RefusalCode.LABELS, f"needs a node with the labels {_labels(session)}; no node has them"
+    if not eligible.suitable.any():
+        return RefusalCode.LABELS, f"no node that it may use has the labels {_labels(session)}"
     if not eligible.all.any():
-        node = room.nodes[int(np.flatnonzero(eligible.designated & eligible.architecture)[0])]
+        node = room.nodes[int(np.flatnonzero(eligible.suitable)[0])]
         message = f"no fitting node takes new sessions; {node.agent_id}: {node.unschedulable}"
         return RefusalCode.UNSCHEDULABLE, message
     return None
@@ -116,7 +121,7 @@ def _why_too_large(room: Room, session: PendingSession, allowed: Mask) -> str | 
 
 def _away(room: Room, session: PendingSession, eligible: Eligible) -> tuple[RefusalCode, str] | None:
     """Return why a node takes nothing new now with which the session would fit, if that is what is missing."""
-    fitting = eligible.designated & eligible.architecture
+    fitting = eligible.suitable
     if eligible.schedulable.all() or _why_too_large(room, session, fitting) is not None:
         return None
     row = int(np.flatnonzero(fitting & ~eligible.schedulable)[0])
@@ -174,6 +179,8 @@ def _node_refusal(room: Room, session: PendingSession, row: int, eligible: Eligi
     if not eligible.architecture[row]:
         message = f"has architecture {node.architecture}, not {session.architecture}"
         return NodeRefusal(node.agent_id, RefusalCode.ARCHITECTURE, message)
+    if not eligible.labels[row]:
+        return NodeRefusal(node.agent_id, RefusalCode.LABELS, f"has not the labels {_labels(session)}")
     if not eligible.schedulable[row]:
         return NodeRefusal(node.agent_id, RefusalCode.UNSCHEDULABLE, node.unschedulable)
     now = room.map(row)
@@ -200,6 +207,10 @@ def _words(slots: ResourceSlots, *, like: ResourceSlots | None = None) -> str:
     if like is not None:
         human = {slot: human.get(slot, "0") for slot in like}
     return ", ".join(f"{slot} {amount}" for slot, amount in human.items()) or "nothing"
+
+
+def _labels(session: PendingSession) -> str:
+    return ", ".join(f"{name}={value}" for name, value in session.node_labels)
 
 
 def _names(names: Iterable[str]) -> str:

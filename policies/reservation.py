@@ -158,8 +158,8 @@ def _first_on_one_node(head: PendingSession, room: Room, coming: Iterable[Ending
     maps: dict[int, DeviceMap] = {}
     needed = per_node_slots(head)
     for ending in coming:
-        row = row_of[ending.agent_id]
-        if not allowed[row]:
+        row = row_of.get(ending.agent_id)
+        if row is None or not allowed[row]:  # what runs on a node that has gone makes no room
             continue
         devices = maps.get(row)
         if devices is None:

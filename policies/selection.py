@@ -7,7 +7,7 @@ pass over thousands of nodes cheap. One that wants to know what else waits and r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from backendai_ray.core.scheduling import AgentSelection, Node, PendingSession, 
 from backendai_ray.core.slots import CPU, MEM, ResourceSlots
 
 from .columns import Columns, Floats, Ints, Room
+from .preferences import GangShape, Preferences
 
 Part = TypeVar("Part", float, Floats)
 
@@ -33,7 +34,8 @@ class ColumnSelection(Protocol):
         """Return a finite score for each of the rows, between 0 and 1000; the lowest is the best.
 
         A row's score may depend on that row and on what the session asks for (slots, image, architecture), and on
-        nothing else: it is kept for identical requests and made anew only for rows that changed.
+        nothing else: it is kept for identical requests and made anew only for rows that changed. A selection that
+        also looks at something else has ``key_of(session)``: sessions of the same request and key share scores.
         """
         ...
 
@@ -72,6 +74,20 @@ class _ByUse:
     """What concentrated and dispersed have in common."""
 
     name = ""
+    _gangs = GangShape.PACK
+
+    def __init__(self, **preferences: Any) -> None:
+        """Make the selection.
+
+        Args:
+            preferences: See :class:`.preferences.Preferences`.
+        """
+        self._preferences = Preferences(**{"gangs": self._gangs.value, **preferences})
+        self.gangs = self._preferences.gangs
+
+    def for_pass(self, room: Room, snapshot: Snapshot) -> AgentSelection:
+        """Return the selection with its preferences."""
+        return self._preferences.in_pass(self, room, snapshot)
 
     def rank(self, session: PendingSession, candidates: Sequence[Node]) -> Sequence[Node]:
         """Return the candidates, best first."""
@@ -83,13 +99,13 @@ class _ByUse:
         """Return a score for each of the rows; the lowest is the best."""
         scores: Floats = np.zeros(len(rows), dtype=np.float64)
         asked = 0
+        free, capacity = columns.free.take(rows, axis=0), columns.capacity.take(rows, axis=0)
         for column, slot in enumerate(columns.slots):
-            capacity = columns.capacity[rows, column]
             if slot in session.slots:
-                scores += self._use(columns.free[rows, column] / np.maximum(capacity, 1))
+                scores += self._use(free[:, column] / np.maximum(capacity[:, column], 1))
                 asked += 1
             elif slot not in (CPU, MEM):
-                scores += _IDLE_ACCELERATOR * (capacity > 0) * max(1, len(session.slots))
+                scores += _IDLE_ACCELERATOR * (capacity[:, column] > 0) * max(1, len(session.slots))
         return scores / max(1, asked)
 
     def scores_of_few(self, session: PendingSession, columns: Columns, rows: Sequence[int]) -> Sequence[float]:
@@ -124,6 +140,7 @@ class Dispersed(_ByUse):
     """Takes the emptiest node first, so that sessions share as little as possible."""
 
     name = "dispersed"
+    _gangs = GangShape.SPREAD
 
     def _use(self, free: Part) -> Part:
         return 1.0 - free

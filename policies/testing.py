@@ -12,6 +12,7 @@ as well.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -105,6 +106,19 @@ class PolicyConformance:
         @given(snapshots())
         def check(snapshot: Snapshot) -> None:
             assert problems_of(snapshot, self.make_policy().decide(snapshot)) == ()
+
+        check()
+
+    def test_kernels_on_a_node_that_has_gone_are_no_error(self) -> None:
+        """A node that was lost leaves the world before what ran there does."""
+
+        @settings(max_examples=self.max_examples // 4, deadline=None)
+        @given(snapshots())
+        def check(whole: Snapshot) -> None:
+            snapshot = replace(whole, nodes=whole.nodes[1:])
+            plan = self.make_policy().decide(snapshot)
+            assert problems_of(snapshot, plan) == ()
+            assert without_answer(snapshot, plan) == ()
 
         check()
 

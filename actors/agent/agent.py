@@ -28,6 +28,8 @@ from actors.agent.images import ImageDesk
 from actors.agent.journal import Journal, KernelRecord, Startup
 from actors.agent.kernel import KernelDriver
 from actors.agent.linking import connect_kernel
+from actors.agent.measuring.collector import UsageCollector
+from actors.agent.measuring.telling import UsageTeller
 from actors.agent.node import NodeReporter, NodeTaker, PutReport
 from actors.agent.offload import Offload
 from actors.agent.recovery import Plan, plan_recovery, unexplained
@@ -47,6 +49,7 @@ from backendai_ray.core.errors import (
     Unavailable,
 )
 from backendai_ray.core.ids import AgentId, KernelId, is_uuid
+from backendai_ray.core.measurements import NodeUsage
 from backendai_ray.core.sessions import KernelSpec, Reason, Status
 
 log = structlog.get_logger()
@@ -113,6 +116,7 @@ class Agent(KernelAccess):
         self._backend: ComputeBackend = await self._open_backend()
         plugins = self._given_plugins if self._given_plugins is not None else installed_plugins(self._settings.agent)
         self._hardware = Hardware(plugins)
+        self._usage_teller = UsageTeller(self._settings.bus)
         self._held = HeldDevices()
         self._spares = SparePool(
             self._backend, size=self._settings.agent.warm_pool, uid=self._backend.kernel_uid(KernelId(""))
@@ -146,6 +150,16 @@ class Agent(KernelAccess):
             put_report=self._put_report,
             spares=self._spares.counts,
         )
+        self._collector = UsageCollector(
+            agent_id=self._id,
+            backend=self._backend,
+            hardware=self._hardware,
+            offload=self._offload,
+            records=lambda: [driver.record for driver in self._kernels.values()],
+            interval_s=self._settings.agent.usage_interval_s,
+            disk=self._sessions_dir,
+            publish=self._usage_teller.tell,
+        )
         await self._reporter.look()
         self._spawn(self._facts.run(), "facts")
         first_report = asyncio.create_task(self._reporter.tell(ready=False))
@@ -156,6 +170,7 @@ class Agent(KernelAccess):
         self._spawn(self._reporter.run(), "reporter")
         self._spawn(self._sweep_for_ever(), "sweep")
         self._spawn(self._warm_up(), "warm-up")
+        self._spawn(self._collector.run(), "usage")
         self._spawn(self._tidy_for_ever(), "tidy")
         if self._spares.is_on:
             self._spawn(self._keep_spares(), "spares")
@@ -209,6 +224,7 @@ class Agent(KernelAccess):
         self._downloads.close_all()
         await self._offload.slow(self._spares.close)
         await self._offload.slow(self._backend.close)
+        await self._usage_teller.close()
         self._hardware.close()
         self._offload.close()
         os.close(self._sessions_fd)
@@ -437,6 +453,9 @@ class Agent(KernelAccess):
         ]
         facts += self._strays.facts()
         return Inspection(agent_id=self._id, incarnation=self._incarnation, kernels=tuple(facts))
+
+    async def usage(self, kernel_ids: Sequence[KernelId] | None = None) -> NodeUsage:
+        return self._collector.usage(kernel_ids)
 
     async def acknowledge(self, kernel_ids: Sequence[KernelId]) -> None:
         for kernel_id in kernel_ids:

@@ -86,7 +86,9 @@ class FactQueue:
 
     async def _send(self, batch: list[KernelFact]) -> bool:
         try:
-            complete = [await asyncio.to_thread(self._complete, f) if _has_log(f) else f for f in batch]
+            complete = batch
+            if any(map(_has_log, batch)):  # logs are read from disk: all in one visit to a thread
+                complete = await asyncio.to_thread(lambda: [self._complete(f) if _has_log(f) else f for f in batch])
             async with asyncio.timeout(CALL_TIMEOUT_S):  # wait_for would lose a cancellation now and then
                 await self._manager.kernel_facts(self._agent_id, self._incarnation, complete)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with the Manager, the facts must get there

@@ -11,7 +11,7 @@ from backendai_ray.core.device_plugins import DevicePlugin, DeviceUsage, Grant
 from backendai_ray.core.devices import Allocation, Device
 from backendai_ray.core.errors import KernelStartFailed
 from backendai_ray.core.ids import DeviceId
-from backendai_ray.core.machine import Machine, near_nic_environ, near_nics
+from backendai_ray.core.machine import Machine, local_memory_nodes, near_nic_environ, near_nics
 from backendai_ray.core.slots import SlotName
 
 
@@ -78,7 +78,9 @@ class Hardware:
         if left:
             slot, device, _ = left[0]
             raise KernelStartFailed(f"the node does not have the {slot} device {device} now", retryable=True)
-        return Grant.join([Grant(environ=withheld, defaults=self._near(allocation)), *grants])
+        grant = Grant.join([Grant(environ=withheld, defaults=self._near(allocation)), *grants])
+        nodes = local_memory_nodes(grant.cores, grant.cpu_units, grant.memory_bytes, self.facts.machine.numa_nodes)
+        return replace(grant, memory_nodes=nodes)
 
     def _near(self, allocation: Allocation) -> dict[str, str]:
         held = {(slot, device) for slot, device, _ in allocation.parts}

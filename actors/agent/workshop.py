@@ -74,6 +74,8 @@ def launch_life(shop: Workshop, record: KernelRecord, image: PreparedImage) -> L
         grant=grant,
         environ=kernel_environ(spec, grant),
         pids_limit=shop.settings.agent.pids_limit,
+        ulimits=shop.settings.agent.rlimits(),
+        engine_log_bytes=shop.settings.agent.engine_log_bytes,
         uid=record.uid,
         output_buffer_bytes=shop.settings.agent.output_buffer_bytes,
         runtime=image.runtime_for(spec.runtime),

@@ -17,31 +17,32 @@ MAX_DEPTH = 64
 async def dependency_graph(root: Session, find: Callable[[SessionId], Awaitable[Session | None]]) -> dict[str, Any]:
     """Return a session and what it depends on, nested, as the official client reads it.
 
-    A session that several depend on is unfolded once, where it is met first, level by level; elsewhere, and where the
-    graph is larger than is shown, ``depends_on`` is empty and ``is_complete`` false.
+    A session that several depend on is unfolded once, where whoever reads from the top down meets it first (the
+    official client looks at no session twice); elsewhere, and where the graph is larger than is shown, ``depends_on``
+    is empty and ``is_complete`` false.
 
     Args:
         root: The session at the top.
         find: Returns a session by its id, whether it lives or has ended; ``None``: it is not there any more.
     """
     top = _node(root)
-    unfolded, shown = {root.id}, 1
-    level = [(root, top)]
-    for _ in range(MAX_DEPTH):
-        below: list[tuple[Session, dict[str, Any]]] = []
-        for session, node in level:
-            node["is_complete"] = shown + len(session.spec.depends_on) <= MAX_NODES
-            for dependency in session.spec.depends_on[: MAX_NODES - shown]:
-                found = await find(dependency)
-                if found is None:
-                    continue
-                shown += 1
-                child = _node(found)
-                node["depends_on"].append(child)
-                if found.id not in unfolded:
-                    unfolded.add(found.id)
-                    below.append((found, child))
-        level = below
+    unfolded: set[SessionId] = set()
+    shown = 1
+    todo = [(root, top, 0)]
+    while todo:
+        session, node, depth = todo.pop()
+        if session.id in unfolded or depth >= MAX_DEPTH:
+            continue
+        unfolded.add(session.id)
+        node["is_complete"] = shown + len(session.spec.depends_on) <= MAX_NODES
+        below: list[tuple[Session, dict[str, Any], int]] = []
+        for dependency in session.spec.depends_on[: MAX_NODES - shown]:
+            found = await find(dependency)
+            if found is not None:
+                below.append((found, _node(found), depth + 1))
+        shown += len(below)
+        node["depends_on"] = [child for _, child, _ in below]
+        todo.extend(reversed(below))
     return top
 
 

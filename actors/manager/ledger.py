@@ -83,6 +83,8 @@ class Ledger:
 
     def adopt(self, kernel_id: KernelId, agent_id: AgentId, allocation: Allocation) -> None:
         """Take over what a kernel holds as a fact, without a check."""
+        if self._where.get(kernel_id) == agent_id and self._nodes[agent_id].held.get(kernel_id) == allocation:
+            return  # held when the plan was accepted
         self.release(kernel_id)
         self._nodes.setdefault(agent_id, DeviceMap(())).adopt(kernel_id, allocation)
         self._where[kernel_id] = agent_id

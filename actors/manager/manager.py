@@ -14,6 +14,7 @@ import structlog
 from actors.contracts import (
     AgentView,
     Keypair,
+    NodeDetail,
     QuotaView,
     Rehearsed,
     Route,
@@ -42,6 +43,7 @@ from backendai_ray.store import Store
 
 from .bootstrap import as_keypair
 from .invariants import broken
+from .node_views import node_detail
 from .parts import Parts, load
 from .ports import Clock, ConnectAgent, ManagerStore, NewId, OpenRelay, OpenStore, ResolveReport
 from .relaying import open_relay as open_bus_relay
@@ -368,6 +370,14 @@ class Manager:
         """Return all nodes that were ever there."""
         world = (await self._ready()).world
         return [node.view(world.ledger.occupied(node.agent_id)) for node in world.nodes]
+
+    async def agent(self, agent_id: AgentId) -> NodeDetail:
+        """Return all that is known of a node.
+
+        Raises:
+            AgentNotFound: there never was one of that id.
+        """
+        return node_detail((await self._ready()).world, agent_id)
 
     async def quotas(self, access_key: AccessKey | None) -> Sequence[QuotaView]:
         """Return the quotas that bind a keypair; ``None``: all there are."""

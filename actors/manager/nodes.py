@@ -12,6 +12,9 @@ from backendai_ray.core.reports import NodeReport
 from backendai_ray.core.slots import ResourceSlots
 from backendai_ray.store import AgentRecord
 
+FAILURE_HALF_LIFE_S = 600.0
+"""After this a failed start counts half; one alone is then forgotten."""
+
 
 @dataclass(slots=True)
 class Node:
@@ -41,8 +44,13 @@ class Node:
     strays: set[KernelId] = field(default_factory=set)
     """Kernels that are there and that nobody wants; being destroyed."""
     past_incarnations: set[str] = field(default_factory=set)
+    failures: float = 0.0
+    """Starts that failed here; halves every :data:`FAILURE_HALF_LIFE_S` since ``failed_at``. Soft: not stored."""
+    failed_at: float = 0.0
+    recent_failures: int = 0
+    """What is left of them, as last counted."""
     published: tuple[str, object] | None = None
-    """What the scheduler was last told: why unschedulable, and which report."""
+    """What the scheduler was last told: why unschedulable, and which report with how many failures."""
     saved: AgentRecord | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -94,6 +102,20 @@ class Node:
         if self.strays:
             return f"{len(self.strays)} kernels that nobody needs any more are being removed"
         return self.report.health
+
+    def start_failed(self, now: float) -> None:
+        """A kernel did not start here."""
+        self.failures, self.failed_at = self._failures_left(now) + 1.0, now
+        self.count_failures(now)
+
+    def count_failures(self, now: float) -> bool:
+        """Count how many starts failed here lately, each less the longer it is ago; returns whether that changed."""
+        before, self.recent_failures = self.recent_failures, round(self._failures_left(now))
+        return before != self.recent_failures
+
+    def _failures_left(self, now: float) -> float:
+        halves = max(0.0, now - self.failed_at) / FAILURE_HALF_LIFE_S
+        return float(self.failures * 0.5**halves)
 
     def record(self) -> AgentRecord:
         """Return what of this must survive."""

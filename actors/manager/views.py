@@ -34,6 +34,7 @@ def pending_session(
         kernel_ids=tuple(kernel.id for kernel in session.kernels),
         cluster_mode=spec.cluster_mode,
         designated_agents=spec.designated_agents,
+        node_labels=tuple(sorted(spec.node_labels.items())),
         starts_at=spec.starts_at,
         waiting_for=tuple(waiting_for),
         avoid_agents=tuple(avoid),
@@ -54,9 +55,14 @@ def holds_devices(kernel: Kernel) -> bool:
     return kernel.agent_id is not None and kernel.status not in TERMINAL
 
 
-def running_kernel(
-    session: Session, kernel: Kernel, placed_at: float, *, expected_s: float | None = None
-) -> RunningKernel:
+def placed_at(session: Session, kernel: Kernel) -> float:
+    """Return since when a kernel holds its devices; records of an older version say only roughly when."""
+    if kernel.placed_at is not None:
+        return kernel.placed_at
+    return session.status_at if kernel.started_at is None else kernel.started_at
+
+
+def running_kernel(session: Session, kernel: Kernel, *, expected_s: float | None = None) -> RunningKernel:
     """Return a kernel that holds devices as the scheduler sees it."""
     if kernel.agent_id is None:
         raise ValueError(f"kernel {kernel.id} is not placed")
@@ -71,7 +77,7 @@ def running_kernel(
         user=session.spec.user,
         allocation=kernel.allocation,
         priority=session.spec.priority,
-        placed_at=placed_at,
+        placed_at=placed_at(session, kernel),
         time_limit_s=_time_limit_s(session),
         expected_s=expected_s,
         preemptible=session.spec.type is not SessionType.SYSTEM,

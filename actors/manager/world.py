@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from backendai_ray.core.ids import AgentId, KernelId, ResourceGroupName, SessionId
+from backendai_ray.core.ids import AgentId, ResourceGroupName, SessionId
 from backendai_ray.core.lifecycle import Deadlines
 from backendai_ray.core.quotas import Limits, Scope
 from backendai_ray.core.run_times import RunTimes
@@ -25,14 +25,18 @@ from backendai_ray.core.scheduling import (
     RunningKernel,
     SessionQueued,
     SessionUnqueued,
+    UsageChanged,
 )
 from backendai_ray.core.sessions import Kernel, Session, SessionSpec, Status
+from backendai_ray.core.usage import UsageLedger
 from backendai_ray.store import GroupRecord
 
+from .accounting import charges_of, freed_at, freed_kernels
 from .allowances import Allowances
 from .book import Book
 from .changelog import ChangeLog
 from .dependencies import Waiting
+from .failed_starts import nodes_that_failed
 from .ledger import Ledger
 from .nodes import Node, Nodes
 from .timetable import Timetable
@@ -55,8 +59,8 @@ class World:
         self.groups: dict[ResourceGroupName, GroupRecord] = {}
         self.notes: dict[SessionId, str] = {}
         """Why a pending session waits, in the words of the last pass; of one that starts, how far its agent is."""
+        self._usage: dict[ResourceGroupName, UsageLedger] = {}
         self._logs: dict[ResourceGroupName, ChangeLog] = {}
-        self._placed_at: dict[KernelId, float] = {}
         self._avoid: dict[SessionId, dict[AgentId, None]] = {}
 
     # ── sessions ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -69,6 +73,7 @@ class World:
         """
         self.book.put(after)
         self._plan_ahead(before, after)
+        self._blame_nodes(before, after)
         freed = self._move_devices(before, after)
         if after.status is Status.TERMINATING and before is not None and before.status is not Status.TERMINATING:
             self._publish_ending(after)
@@ -152,16 +157,15 @@ class World:
         new = {k.id: k for k in after.kernels if holds_devices(k)}
         self.allowances.free(old.keys() - new.keys())
         self.allowances.hold(after, new)
-        for kernel_id in old.keys() - new.keys():
-            self.ledger.release(kernel_id)
-            self._placed_at.pop(kernel_id, None)
-            self._note(after, KernelFreed(kernel_id))
+        self.usage_of(after.spec.resource_group).add(charges_of(before, after))
+        for _, freed in freed_kernels(before, after):
+            self.ledger.release(freed.id)
+            self._note(after, KernelFreed(freed.id, freed_at(after, freed)))
         for kernel_id, kernel in new.items():
             if kernel_id in old or kernel.agent_id is None:
                 continue
             self.ledger.adopt(kernel_id, kernel.agent_id, kernel.allocation)
-            self._placed_at[kernel_id] = after.status_at
-            self._note(after, KernelHeld(self._running(after, kernel, after.status_at)))
+            self._note(after, KernelHeld(self._running(after, kernel)))
         return bool(old.keys() - new.keys())
 
     def _publish_ending(self, session: Session) -> None:
@@ -176,6 +180,13 @@ class World:
             if not holds_devices(kernel):
                 self.ledger.release(kernel.id)
                 self.allowances.free([kernel.id])
+
+    def _blame_nodes(self, before: Session | None, after: Session) -> None:
+        for agent_id in nodes_that_failed(before, after):
+            node = self.nodes.get(agent_id)
+            if node is not None:
+                node.start_failed(after.status_at)
+                self.publish_node(node)
 
     def _remember_failure(self, before: Session | None, after: Session) -> None:
         is_failure = before is not None and before.preemptions == after.preemptions
@@ -192,8 +203,8 @@ class World:
         expected_s = self.expected_s(session.spec)
         return SessionQueued(pending_session(session, waiting_for=waiting_for, avoid=avoid, expected_s=expected_s))
 
-    def _running(self, session: Session, kernel: Kernel, placed_at: float) -> RunningKernel:
-        return running_kernel(session, kernel, placed_at, expected_s=self.expected_s(session.spec))
+    def _running(self, session: Session, kernel: Kernel) -> RunningKernel:
+        return running_kernel(session, kernel, expected_s=self.expected_s(session.spec))
 
     def expected_s(self, spec: SessionSpec) -> float | None:
         """Return how long a session will probably run."""
@@ -215,11 +226,11 @@ class World:
                 node.published = None
             return False
         why_not = node.unschedulable()
-        now = (why_not, (node.incarnation, node.report.version))
+        now = (why_not, (node.incarnation, node.report.version, node.recent_failures))
         if now == node.published:
             return False
         node.published = now
-        log.add(NodeChanged(node.agent_id, why_not, node.handle))
+        log.add(NodeChanged(node.agent_id, why_not, node.handle, node.recent_failures))
         return not why_not
 
     def leave_group(self, node: Node, group: ResourceGroupName) -> None:
@@ -227,6 +238,10 @@ class World:
         if node.published is not None:
             self.log(group).add(NodeGone(node.agent_id))
             node.published = None
+
+    def usage_of(self, group: ResourceGroupName) -> UsageLedger:
+        """Return what sessions that have ended used in a group."""
+        return self._usage.setdefault(group, UsageLedger())
 
     # ── the scheduler's view ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -245,9 +260,11 @@ class World:
     def _everything(self, group: ResourceGroupName) -> Iterable[Change]:
         for node in self.nodes:
             if node.group == group and node.published is not None:
-                yield NodeChanged(node.agent_id, node.published[0], node.handle)
+                yield NodeChanged(node.agent_id, node.published[0], node.handle, node.recent_failures)
         for scope in self.allowances.limits:
             yield QuotaChanged(self.allowances.quota(scope, group))
+        for account, usage in self.usage_of(group).view().items():
+            yield UsageChanged(account, usage)
         sessions = [s for s in self.book.live.values() if s.spec.resource_group == group]
         sessions.sort(key=lambda session: (session.created_at, session.id))
         for session in sessions:
@@ -255,5 +272,4 @@ class World:
                 yield self._queued(session)
             for kernel in session.kernels:
                 if holds_devices(kernel):
-                    placed_at = self._placed_at.get(kernel.id, session.status_at)
-                    yield KernelHeld(self._running(session, kernel, placed_at))
+                    yield KernelHeld(self._running(session, kernel))

@@ -13,6 +13,7 @@ from backendai_ray.core.devices import Allocation, Device
 from backendai_ray.core.errors import AgentUnavailable, KernelNotFound, UnsupportedByImage
 from backendai_ray.core.execution import RunOutput
 from backendai_ray.core.ids import AgentId, DeviceId, KernelId, ResourceGroupName
+from backendai_ray.core.measurements import NodeUsage
 from backendai_ray.core.reports import DeviceTable, KernelFact, NodeReport
 from backendai_ray.core.runtimes import BUILT_IN, Runtime
 from backendai_ray.core.sessions import TERMINAL, KernelSpec, Reason, Status
@@ -193,6 +194,9 @@ class FakeAgent(AgentContract):
     async def inspect(self) -> Inspection:
         await self._arrive("inspect", None)
         return Inspection(agent_id=self.agent_id, incarnation=self.incarnation, kernels=tuple(self.kernels.values()))
+
+    async def usage(self, kernel_ids: Sequence[KernelId] | None = None) -> NodeUsage:
+        return NodeUsage(agent_id=self.agent_id)
 
     async def acknowledge(self, kernel_ids: Sequence[KernelId]) -> None:
         if not await self._arrive("acknowledge", list(kernel_ids)):

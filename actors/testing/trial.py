@@ -54,6 +54,8 @@ ENDED_S = 400.0
 """So long after the last fault everything must have ended."""
 _MOVING = STARTING | {Status.RESTARTING, Status.TERMINATING}
 _MOST_VIOLATIONS = 20
+_BUGS = frozenset({"policy.failed", "pass.bad_policy"})
+"""Events that only a policy that answers nonsense, or a wrong option, leads to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,9 +428,9 @@ def _installed(group: str) -> Mapping[str, Any]:
 
 
 def _load_policy(name: str, selection: str, options: Mapping[str, Any]) -> SchedulingPolicy:
-    policy: SchedulingPolicy = _installed(SCHEDULING_POLICIES)[name](
-        selection=_installed(AGENT_SELECTIONS)[selection](), **options
-    )
+    preferences = options.get("selection", {})
+    made = _installed(AGENT_SELECTIONS)[selection](**preferences)
+    policy: SchedulingPolicy = _installed(SCHEDULING_POLICIES)[name](**{**options, "selection": made})
     return policy
 
 
@@ -454,8 +456,12 @@ def _settings(dice: Random) -> Settings:
             },
             "scheduler": {
                 "sweep_interval_s": 5,
-                "policy": dice.choice(["fifo", "fifo", "lifo", "drf", "backfill"]),
-                "selection": dice.choice(["concentrated", "dispersed"]),
+                "policy": dice.choice(["fifo", "fifo", "lifo", "drf", "backfill", "fair-share"]),
+                "selection": dice.choice(["concentrated", "dispersed", "round-robin"]),
+                "options": {
+                    "selection": dice.choice([{}, {"apart": "keypair"}, {"gangs": "spread"}]),
+                    **dice.choice([{}, {"preemption": {"scope": "group", "min_runtime_s": 1, "grace_s": 1}}]),
+                },
             },
         }
     )
@@ -478,6 +484,8 @@ def _log_to(violated: Callable[[str], None]) -> Iterator[None]:
             exc = event["exc_info"] if isinstance(event["exc_info"], BaseException) else sys.exc_info()[1]
             where = "".join(traceback.format_exception(exc)[-2:]) if exc is not None else ""
             violated(f"logged: {event.get('event')}: {exc!r} {where}")
+        elif event.get("event") in _BUGS:
+            violated(f"logged: {event.get('event')}: {event.get('warning') or event.get('error')}")
         raise structlog.DropEvent
 
     before = structlog.get_config()

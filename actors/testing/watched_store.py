@@ -80,8 +80,9 @@ class WatchedStore(MemoryStore):
     def _over_quota(self, placed: Session) -> Iterator[str]:
         for scope in scopes_of(placed.spec):
             quota = self.quota_records.get(scope)
-            # A placement that was on its way when the quota came is no breach of it.
-            is_new = asyncio.get_running_loop().time() < self._quota_at.get(scope, 0.0) + 1.0
+            # A placement that was on its way when the quota came is no breach of it; and a quota of which nobody knew
+            # whether it was saved holds from the next sweep on.
+            is_new = asyncio.get_running_loop().time() < self._quota_at.get(scope, 0.0) + 10.0
             if is_new or quota is None or quota.limits.sessions is None or placed.is_terminal:
                 continue
             holding = [s.id for s in self.records.values() if _holds(s) and scope in scopes_of(s.spec)]

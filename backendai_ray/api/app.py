@@ -26,6 +26,8 @@ from backendai_ray.api.routers import (
     events,
     execution,
     files,
+    metrics,
+    nodes,
     quotas,
     sessions,
     streams,
@@ -76,7 +78,20 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
     app.add_exception_handler(HTTPException, _raise_http_error)
     app.add_exception_handler(RequestValidationError, _raise_invalid)
     # The busiest first: a request is held against one route after the other.
-    for router in (execution, sessions, creation, files, events, system, cluster, quotas, streams, terminals):
+    for router in (
+        execution,
+        sessions,
+        creation,
+        files,
+        events,
+        system,
+        cluster,
+        nodes,
+        quotas,
+        metrics,
+        streams,
+        terminals,
+    ):
         app.include_router(router.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
@@ -146,7 +161,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
                 framework = answers.get("422", {}).get("content", {}).get("application/json", {}).get("schema", {})
                 if str(framework.get("$ref", "")).endswith("HTTPValidationError"):
                     del answers["422"]  # we answer such errors with 400
-        for path in ("/", "/health/livez", "/health/readyz"):
+        for path in ("/", "/health/livez", "/health/readyz", "/metrics"):
             document["paths"][path]["get"]["security"] = []
         app.openapi_schema = document
     return app.openapi_schema

@@ -26,7 +26,8 @@ from backendai_ray.core.errors import BackendError, BadRequest, InternalError, N
 
 log = structlog.get_logger()
 
-_OPEN_PATHS = frozenset({"/", "/openapi.json", "/health/livez", "/health/readyz"})
+_OPEN_PATHS = frozenset({"/", "/openapi.json", "/health/livez", "/health/readyz", "/metrics"})
+"""Served without a signature; ``/metrics`` looks for itself who asks."""
 _VERSION_PREFIX = re.compile(r"/v\d{1,2}(?:\.\d{8})?(?=/|$)")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})

@@ -18,6 +18,7 @@ from backendai_ray.core.slots import CPU, MEM, ResourceSlots, parse_amount
 DEFAULT_RESOURCES: Mapping[str, object] = {CPU: 1, MEM: "1g"}
 _DEFAULT_SHMEM = 64 * 2**20
 _FARTHEST_START_S = 3653 * 86400.0
+_LONGEST_LABEL = 256
 _MAX_ENVIRON_BYTES = 128 * 1024
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*")
 _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -84,6 +85,7 @@ def to_core(
         dependency_failure=DependencyFailure(body.dependency_failure),
         pending_timeout_s=_limit_s(body.pending_timeout, "pending_timeout"),
         designated_agents=_agents(config, keypair),
+        node_labels=_node_labels(body.node_labels or {}),
         preopen_ports=_ports(config),
         callback_url=_callback_url(body.callback_url),
         tag=_plain_text(body.tag, "tag"),
@@ -230,6 +232,17 @@ def _callback_url(text: str | None) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or not text.isprintable():
         raise InvalidParameter(f"callback_url: {text[:80]!r} is no http(s) URL", field="callback_url")
     return text
+
+
+def _node_labels(labels: Mapping[str, str]) -> Mapping[str, str]:
+    for name, value in labels.items():
+        if not 0 < len(name) <= _LONGEST_LABEL or len(value) > _LONGEST_LABEL:
+            raise InvalidParameter(
+                f"node_labels: {name[:40]!r}: a name has 1 to {_LONGEST_LABEL} characters, a value at most as many",
+                field="node_labels",
+            )
+        _plain_text(name + value, "node_labels")
+    return dict(labels)
 
 
 def _plain_text(text: str | None, field: str) -> str:

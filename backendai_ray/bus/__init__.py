@@ -3,7 +3,7 @@
 from .connection import Bus
 from .embedded import EmbeddedBus
 from .events import ALL_EVENT_NAMES, DomainEvent, events_of, names_of, parse_event_id
-from .fleeting import PULL_PROGRESS, Fleeting
+from .fleeting import PULL_PROGRESS, USAGE, Fleeting
 from .groups import ConsumerGroup
 from .relay import OutboxRelay
 from .streams import Entry, EventStream, Gap
@@ -11,6 +11,7 @@ from .streams import Entry, EventStream, Gap
 __all__ = [
     "ALL_EVENT_NAMES",
     "PULL_PROGRESS",
+    "USAGE",
     "Bus",
     "ConsumerGroup",
     "DomainEvent",

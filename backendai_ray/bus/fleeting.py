@@ -25,6 +25,10 @@ PULL_PROGRESS = "pull-progress"
 """The channel of image pulls: ``{"session_id", "kernel_id", "agent_id", "image", "current", "total", "message"}``."""
 
 
+USAGE = "usage"
+"""The channel of measurements: a ``NodeUsage`` of :mod:`backendai_ray.core.measurements` as JSON, from each node."""
+
+
 class Fleeting:
     """Tells and hears fleeting messages; both are lossy."""
 

@@ -75,6 +75,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "rename": ("backendai_ray.cli.sessions", "Give a session another name."),
     "restart": ("backendai_ray.cli.sessions", "Give a session fresh containers; its files stay."),
     "rm": ("backendai_ray.cli.sessions", "End sessions."),
+    "node": ("backendai_ray.cli.node", "Look at one node."),
     "up": ("backendai_ray.cli.cluster", "Start a cluster on this machine."),
     "down": ("backendai_ray.cli.cluster", "End the cluster on this machine."),
     "env": ("backendai_ray.cli.cluster", "Print the settings that clients need, for a shell."),

@@ -94,6 +94,13 @@ def creation_options(command: _F) -> _F:
         ),
         click.option("--resource-group", help="The set of nodes to run on."),
         click.option("--agent", "agents", multiple=True, help="Run on this node only. Repeatable."),
+        click.option(
+            "--node-label",
+            "node_labels",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Run on nodes with this label only. Repeatable.",
+        ),
         click.option("--tag", help="A word of yours, kept with the session."),
         click.option("--timeout", type=click.FloatRange(min=0), help="Seconds to wait for it to run."),
     )
@@ -110,6 +117,7 @@ def creation_arguments(
     bootstrap: str | None,
     depends_on: Sequence[str],
     agents: Sequence[str],
+    node_labels: Sequence[str],
     **rest: Any,
 ) -> dict[str, Any]:
     """Turn the options of :func:`creation_options` into arguments of ``sessions.create``."""
@@ -120,6 +128,7 @@ def creation_arguments(
         "bootstrap_script": bootstrap,
         "depends_on": list(depends_on),
         "agents": list(agents),
+        "node_labels": parse_pairs(node_labels, "--node-label", "disk=ssd"),
         **rest,
     }
     arguments.update({slot: slots.pop(slot) for slot in ("cpu", "mem") if slot in slots})

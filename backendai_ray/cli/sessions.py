@@ -17,7 +17,7 @@ from backendai_ray.core.errors import BackendError
 from backendai_ray.core.sessions import SessionResult, Status
 
 if TYPE_CHECKING:
-    from backendai_ray.client import SessionInfo
+    from backendai_ray.client import KernelUsage, Session, SessionInfo
 
 
 @click.command("start")
@@ -90,7 +90,9 @@ def info_command(session: str, as_json: bool) -> None:
     bai info my-session
     """
     with options.make_client() as client:
-        info = client.sessions.get(session).info()
+        handle = client.sessions.get(session)
+        info = handle.info()
+        usage = _usage_of(handle) if info.is_running else []
     shown = [
         ("Name", info.name),
         ("Id", info.id),
@@ -103,7 +105,21 @@ def info_command(session: str, as_json: bool) -> None:
     if info.is_terminal:
         shown.append(("Result", f"{info.result}, exit code {info.exit_code}"))
     shown.extend((k.hostname, f"{k.status} on {k.agent_id or 'no node yet'}") for k in info.kernels)
-    output_for(as_json).record(info.model_dump(mode="json"), shown)
+    from backendai_ray.cli.usage_text import usage_text
+
+    for kernel in usage:
+        shown.append((f"{kernel.hostname or 'It'} uses", usage_text(kernel)))
+        if kernel.advisory:
+            shown.append(("Advisory", f"nothing holds it to its part of {', '.join(kernel.advisory)}"))
+    told = {**info.model_dump(mode="json"), "usage": [kernel.model_dump(mode="json") for kernel in usage]}
+    output_for(as_json).record(told, shown)
+
+
+def _usage_of(session: Session) -> Sequence[KernelUsage]:
+    try:
+        return session.stats()
+    except BackendError:
+        return ()  # what it uses is nice to know; where it stands is what was asked
 
 
 @click.command("logs")

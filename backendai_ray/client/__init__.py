@@ -27,10 +27,12 @@ from backendai_ray.client._models import (
     StartEstimate,
     StatusChange,
 )
+from backendai_ray.client._nodes import DeviceInfo, HoldingInfo, LinksInfo, NicInfo, NodeDetail, NumaNodeInfo
 from backendai_ray.client._runs import AsyncRun, InputSource
 from backendai_ray.client._sessions import AsyncSessions
 from backendai_ray.client._sync import Client, Run, Session, Sessions, Terminal
 from backendai_ray.client._terminal import AsyncTerminal
+from backendai_ray.client._usage import DeviceUsage, KernelUsage, NodeUsage
 
 __all__ = [
     "AsyncClient",
@@ -41,15 +43,24 @@ __all__ = [
     "Client",
     "ClientConfig",
     "DependencyNode",
+    "DeviceInfo",
+    "DeviceUsage",
     "Event",
     "Explanation",
     "FileInfo",
     "GroupInfo",
+    "HoldingInfo",
     "InputRequest",
     "InputSource",
     "KernelInfo",
+    "KernelUsage",
+    "LinksInfo",
+    "NicInfo",
+    "NodeDetail",
     "NodeInfo",
     "NodeRefusal",
+    "NodeUsage",
+    "NumaNodeInfo",
     "OutputChunk",
     "PlacedKernel",
     "QuotaInfo",

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from backendai_ray.client._config import ClientConfig, load_config
 from backendai_ray.client._events import read_events
 from backendai_ray.client._models import Event, GroupInfo, NodeInfo, QuotaInfo, RuntimeInfo
+from backendai_ray.client._nodes import NodeDetail
 from backendai_ray.client._sessions import AsyncSessions
 
 if TYPE_CHECKING:
@@ -85,6 +86,14 @@ class AsyncClient:
         """Return the versions that the server tells."""
         told: dict[str, Any] = await self._transport.json("GET", "/")
         return told
+
+    async def node(self, node_id: str) -> NodeDetail:
+        """Return all that is known of a node; for administrators.
+
+        Raises:
+            AgentNotFound: there is no node of that id.
+        """
+        return NodeDetail.model_validate(await self._transport.json("GET", f"/agents/{quote(node_id, safe='')}"))
 
     async def agents(self) -> list[NodeInfo]:
         """Return the nodes and what is free on them."""

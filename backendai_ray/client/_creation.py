@@ -35,6 +35,7 @@ class Creation(TypedDict, total=False):
     pending_timeout_s: float | None
     resource_group: str | None
     agents: Sequence[str]
+    node_labels: Mapping[str, str] | None
     preopen_ports: Sequence[int]
     callback_url: str | None
     tag: str | None
@@ -72,6 +73,7 @@ def creation_body(image: str, **asked: Unpack[Creation]) -> dict[str, Any]:
         "dependencies": list(asked.get("depends_on") or ()) or None,
         "dependency_failure": str(on_failure) if on_failure != DependencyFailure.CANCEL else None,
         "pending_timeout": asked.get("pending_timeout_s"),
+        "node_labels": dict(asked.get("node_labels") or {}) or None,
         "callbackURL": asked.get("callback_url"),
         "tag": asked.get("tag"),
         "reuseIfExists": asked.get("reuse", False),

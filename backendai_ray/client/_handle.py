@@ -27,6 +27,7 @@ from backendai_ray.client._models import (
 )
 from backendai_ray.client._runs import AsyncRun, InputSource
 from backendai_ray.client._terminal import AsyncTerminal
+from backendai_ray.client._usage import KernelUsage
 from backendai_ray.core.errors import (
     BackendError,
     FileMissing,
@@ -225,6 +226,11 @@ class AsyncSession:
     async def info(self) -> SessionInfo:
         """Return where it stands."""
         return SessionInfo.model_validate(await self._transport.json("GET", self._path))
+
+    async def stats(self) -> list[KernelUsage]:
+        """Return what its running containers use, as it was last measured, the main one first."""
+        answer = await self._transport.json("GET", f"{self._path}/stats")
+        return [KernelUsage.model_validate(one) for one in answer.get("kernels") or ()]
 
     async def logs(self) -> str:
         """Return its log, also after its end."""

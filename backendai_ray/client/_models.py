@@ -55,6 +55,10 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, alias_generator=to_camel)
 
 
+Record = _Record
+"""For the records that have files of their own."""
+
+
 class KernelInfo(_Record):
     """One container of a session."""
 

@@ -51,6 +51,7 @@ class AsyncSessions:
         pending_timeout_s: float | None = None,
         resource_group: str | None = None,
         agents: Sequence[str] = (),
+        node_labels: Mapping[str, str] | None = None,
         preopen_ports: Sequence[int] = (),
         callback_url: str | None = None,
         tag: str | None = None,
@@ -85,6 +86,7 @@ class AsyncSessions:
             pending_timeout_s: Cancel it when it has waited so long for a place; ``None``: as its resource group says.
             resource_group: The set of nodes to run on.
             agents: Run on these nodes only.
+            node_labels: Run on nodes with these labels only, such as ``{"disk": "ssd"}``.
             preopen_ports: Ports of the containers to publish.
             callback_url: Called with every change of status.
             tag: A word of yours.
@@ -123,6 +125,7 @@ class AsyncSessions:
             pending_timeout_s=pending_timeout_s,
             resource_group=resource_group,
             agents=agents,
+            node_labels=node_labels,
             preopen_ports=preopen_ports,
             callback_url=callback_url,
             tag=tag,

@@ -164,6 +164,7 @@ class Session(_Face[AsyncSession]):
     read = _plain(AsyncSession.read)
     ls = _plain(AsyncSession.ls)
     info = _plain(AsyncSession.info)
+    stats = _plain(AsyncSession.stats)
     logs = _plain(AsyncSession.logs)
     history = _plain(AsyncSession.history)
     explain = _plain(AsyncSession.explain)
@@ -219,6 +220,7 @@ class Client(_Face[AsyncClient]):
     """
 
     agents = _plain(AsyncClient.agents)
+    node = _plain(AsyncClient.node)
     events = _iterating(AsyncClient.events)
     groups = _plain(AsyncClient.groups)
     hello = _plain(AsyncClient.hello)

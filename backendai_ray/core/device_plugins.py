@@ -50,6 +50,8 @@ class Grant:
     """Thousandths of a core it may use together; 0: as much as its cores have."""
     memory_bytes: int = 0
     """Memory and swap together; 0: no limit."""
+    memory_nodes: tuple[int, ...] = ()
+    """NUMA nodes whose memory alone is used; empty: all. The agent sets it, whatever plug-ins say."""
     environ: Mapping[str, str] = field(default_factory=dict)
     """Variables; they win over the user's."""
     defaults: Mapping[str, str] = field(default_factory=dict)

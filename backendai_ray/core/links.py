@@ -26,6 +26,14 @@ HOST_BRIDGE_SCORE = 30
 SOCKET_SCORE = 20
 ACROSS_SCORE = 10
 
+_NAMES = {
+    SWITCH_SCORE: "PIX",
+    SWITCHES_SCORE: "PXB",
+    HOST_BRIDGE_SCORE: "PHB",
+    SOCKET_SCORE: "NODE",
+    ACROSS_SCORE: "SYS",
+}
+
 LinkMatrix = tuple[tuple[int, ...], ...]
 
 
@@ -86,6 +94,12 @@ def link_scores(ids: Sequence[str], wirings: Sequence[Wiring | None], numa_nodes
             row.append(0 if i == j else way + both * LANE_SCORE)
         rows.append(tuple(row))
     return tuple(rows)
+
+
+def link_name(score: int) -> str:
+    """Return what a pair's worth is called by ``nvidia-smi topo -m``: ``NV2``, ``PIX``, ``PXB``, ``PHB``, ``NODE``."""
+    lanes = score // LANE_SCORE
+    return f"NV{lanes}" if lanes else _NAMES.get(score, "")
 
 
 def way_score(one: str, other: str, *, same_socket: bool) -> int:

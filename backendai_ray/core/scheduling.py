@@ -17,6 +17,7 @@ from .ids import AccessKey, AgentId, KernelId, ResourceGroupName, SessionId
 from .quotas import Quota
 from .sessions import ClusterMode, SessionType
 from .slots import ResourceSlots
+from .usage import Account, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,8 @@ class PendingSession:
     """``main1`` first; the length is the gang's size."""
     cluster_mode: ClusterMode
     designated_agents: tuple[AgentId, ...] = ()
+    node_labels: tuple[tuple[str, str], ...] = ()
+    """Names and values of labels that its nodes must have, sorted."""
     starts_at: float | None = None
     waiting_for: tuple[SessionId, ...] = ()
     """Dependencies that have not succeeded yet; not eligible while there are any."""
@@ -96,6 +99,8 @@ class Node:
     labels: Mapping[str, str] = field(default_factory=dict)
     unschedulable: str = ""
     """Why nothing new may be placed here; empty when it may."""
+    failures: int = 0
+    """Starts that failed here lately; it comes after nodes with fewer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +116,8 @@ class Snapshot:
     """Sorted by agent id."""
     quotas: Sequence[Quota] = ()
     """The limits that bind sessions; those of a scope that nobody here is in do no harm."""
+    usage: Mapping[Account, Usage] = field(default_factory=dict)
+    """What sessions that have ended used in this group, by account; an account's is the same object while it stands."""
 
 
 class RefusalCode(StrEnum):
@@ -121,6 +128,7 @@ class RefusalCode(StrEnum):
     TOO_LARGE = "too-large-for-any-node"
     FRAGMENTED = "fragmented"
     ARCHITECTURE = "architecture"
+    LABELS = "labels"
     NOT_DESIGNATED = "not-designated"
     UNSCHEDULABLE = "node-unschedulable"
     GANG = "gang-does-not-fit-together"
@@ -276,6 +284,8 @@ class KernelFreed:
     """A kernel's devices are free again."""
 
     kernel_id: KernelId
+    at: float = 0.0
+    """Since when, Unix seconds: its account is charged until then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +297,8 @@ class NodeChanged:
     """Why nothing new may be placed here; empty when it may."""
     report: object
     """The :class:`~.reports.NodeReport`; between actors a one-element list with the object-store reference to it."""
+    failures: int = 0
+    """Starts that failed here lately, as the Manager counts them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +309,14 @@ class NodeGone:
 
 
 @dataclass(frozen=True, slots=True)
+class UsageChanged:
+    """What sessions of an account that have ended used; replaces what was known. Kernels freed later add to it."""
+
+    account: Account
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
 class QuotaChanged:
     """A quota was set, or its scope holds more or less in other groups; without limits it is no more."""
 
@@ -304,7 +324,15 @@ class QuotaChanged:
 
 
 Change = (
-    SessionQueued | SessionUnqueued | KernelHeld | KernelEnding | KernelFreed | NodeChanged | NodeGone | QuotaChanged
+    SessionQueued
+    | SessionUnqueued
+    | KernelHeld
+    | KernelEnding
+    | KernelFreed
+    | NodeChanged
+    | NodeGone
+    | QuotaChanged
+    | UsageChanged
 )
 
 

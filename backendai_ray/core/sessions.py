@@ -128,6 +128,8 @@ class SessionSpec:
     pending_timeout_s: float | None = None
     """How long it may wait for a place; ``None``: as long as its resource group lets it."""
     designated_agents: tuple[AgentId, ...] = ()
+    node_labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels that its nodes must have."""
     preopen_ports: tuple[int, ...] = ()
     callback_url: str = ""
     tag: str = ""
@@ -155,6 +157,8 @@ class Kernel:
     allocation: Allocation = Allocation()
     container_id: str = ""
     exit_code: int | None = None
+    placed_at: float | None = None
+    """Since when it holds its devices."""
     started_at: float | None = None
     terminated_at: float | None = None
 

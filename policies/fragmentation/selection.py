@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from backendai_ray.core.devices import Allocation
 from backendai_ray.core.ids import AgentId, SessionId
-from backendai_ray.core.scheduling import Node, PendingSession, Snapshot
+from backendai_ray.core.scheduling import AgentSelection, Node, PendingSession, Snapshot
 from backendai_ray.core.sessions import ClusterMode
 from backendai_ray.core.slots import CPU, MEM, UNITS_PER_COUNT, ResourceSlots, SlotName
 from policies.candidates import per_node_slots
 from policies.columns import Columns, Floats, Ints, Mask, Room, RoomCache
+from policies.preferences import GangShape, Preferences
 from policies.selection import Concentrated
 
 from .worth import Mix, Shape, Stock, most_frequent, reach_of
@@ -36,9 +38,19 @@ class Fragmentation:
 
     name = "fragmentation"
 
-    def for_pass(self, room: Room, snapshot: Snapshot) -> FragmentationInPass:
+    def __init__(self, **preferences: Any) -> None:
+        """Make the selection.
+
+        Args:
+            preferences: See :class:`..preferences.Preferences`.
+        """
+        self._preferences = Preferences(**preferences)
+        self.gangs = self._preferences.gangs
+
+    def for_pass(self, room: Room, snapshot: Snapshot) -> AgentSelection:
         """Return the selection that knows one pass: its nodes and its mix of requests."""
-        return FragmentationInPass(room, _mix_of(snapshot.pending, (one.allocation for one in snapshot.running)))
+        mix = _mix_of(snapshot.pending, (one.allocation for one in snapshot.running))
+        return self._preferences.in_pass(FragmentationInPass(room, mix, self.gangs), room, snapshot)
 
     def rank(self, session: PendingSession, candidates: Sequence[Node]) -> Sequence[Node]:
         """Return the candidates, best first."""
@@ -54,13 +66,15 @@ class FragmentationInPass:
 
     name = Fragmentation.name
 
-    def __init__(self, room: Room, mix: Mapping[_Request, int]) -> None:
+    def __init__(self, room: Room, mix: Mapping[_Request, int], gangs: str = GangShape.PACK) -> None:
         """Lay out the accelerators of the room's nodes.
 
         Args:
             room: What is free; it is read and never changed.
             mix: How often each request is expected.
+            gangs: See :class:`..preferences.GangShape`.
         """
+        self.gangs = gangs
         self._room = room
         self._among_equals = Concentrated()
         self._read = len(room.touched)

@@ -26,7 +26,9 @@ from actors.contracts import (
     AgentView,
     ExecuteRequest,
     FileEntry,
+    Holding,
     Keypair,
+    NodeDetail,
     QuotaView,
     Rehearsed,
     Route,
@@ -38,8 +40,10 @@ from actors.contracts import (
 from actors.manager.views import pending_session
 from backendai_ray.api import Services
 from backendai_ray.bus import DomainEvent, Entry, Gap, names_of, parse_event_id
-from backendai_ray.core.devices import Allocation
+from backendai_ray.core.device_plugins import DeviceUsage
+from backendai_ray.core.devices import Allocation, Device
 from backendai_ray.core.errors import (
+    AgentNotFound,
     BackendError,
     BusUnavailable,
     FileMissing,
@@ -56,12 +60,14 @@ from backendai_ray.core.execution import ConsoleRecord, ExecMode, RunOutput, Run
 from backendai_ray.core.explanations import Explanation, Fragmentation, StartBasis, StartEstimate
 from backendai_ray.core.ids import AccessKey, AgentId, DeviceId, KernelId, ResourceGroupName, SessionId
 from backendai_ray.core.lifecycle import StatusChange
+from backendai_ray.core.machine import Machine, Nic, NumaNode
+from backendai_ray.core.measurements import KernelUsage, NodeUsage
 from backendai_ray.core.quotas import Limits, Scope, Use, scopes_of
 from backendai_ray.core.runtimes import BUILT_IN, Runtime
 from backendai_ray.core.scheduling import KernelPlacement, NodeRefusal, PendingSession, Placement, Refusal, RefusalCode
 from backendai_ray.core.scheduling_history import SchedulingEntry, Verdict
 from backendai_ray.core.sessions import Kernel, Reason, Session, SessionResult, SessionType, Status
-from backendai_ray.core.slots import ResourceSlots
+from backendai_ray.core.slots import CPU, ResourceSlots, SlotName
 
 USER = Keypair(
     access_key=AccessKey("AKIAUSER"),
@@ -299,6 +305,33 @@ class FakeManager:
             "depends_on": [await self.dependency_graph(access_key, d) for d in session.spec.depends_on],
         }
 
+    async def agent(self, agent_id: AgentId) -> NodeDetail:
+        self.faults.on("manager.agent")
+        if agent_id != self._cluster.agent.id:
+            raise AgentNotFound(f"there is no node {agent_id!r}")
+        (view,) = await self.agents()
+        return NodeDetail(
+            view=view,
+            devices=self._cluster.agent.devices,
+            machine=Machine(numa_nodes=(NumaNode(id=0, socket="0", cpus=(0, 1)),), nics=(Nic(name="eth0"),)),
+            images=("python",),
+            labels={"isolation": "full"},
+            notes=("one thing is not as it could be",),
+            holdings=tuple(
+                Holding(
+                    kernel_id=session.main.id,
+                    session_id=session.id,
+                    session_name=session.spec.name,
+                    access_key=session.spec.access_key,
+                    hostname="main1",
+                    status=session.status,
+                    allocation=Allocation.of([(CPU, DeviceId("0"), 1000)]),
+                )
+                for session in self.kept.values()
+                if session.status is Status.RUNNING
+            ),
+        )
+
     async def agents(self) -> Sequence[AgentView]:
         return [
             AgentView(
@@ -398,6 +431,11 @@ class FakeAgent:
 
     def __init__(self, folder: Path, faults: Faults) -> None:
         self.id = AgentId("node-1")
+        self.devices = (
+            Device(CPU, DeviceId("0"), 1000, numa_node=0),
+            Device(SlotName("cuda.device"), DeviceId("GPU-a"), 1000, 0, "H100", {"pcie": "a/s", "index": "0"}),
+            Device(SlotName("cuda.device"), DeviceId("GPU-b"), 1000, 0, "H100", {"pcie": "a/s", "index": "1"}),
+        )
         self.folder = folder
         self.faults = faults
         self.kernels: dict[KernelId, int] = {}
@@ -414,6 +452,27 @@ class FakeAgent:
         self.pty_sizes: list[tuple[int, int]] = []
         self.closed_ptys: list[str] = []
         self._names: dict[KernelId, dict[str, Any]] = defaultdict(dict)
+
+    async def usage(self, kernel_ids: Sequence[KernelId] | None = None) -> NodeUsage:
+        self.faults.on("agent.usage")
+        kernels = [
+            KernelUsage(
+                kernel_id=kernel_id,
+                session_id=SessionId("s"),
+                session_name='with "quotes"',
+                hostname="main1",
+                measured_at=1000.0,
+                cpu_ns=1_500_000_000,
+                cpu_used=0.5,
+                memory_bytes=2**20,
+                advisory=(SlotName("cuda.shares"),),
+            )
+            for kernel_id in (self.kernels if kernel_ids is None else kernel_ids)
+        ]
+        gpu = DeviceUsage(slot=SlotName("cuda.device"), id=DeviceId("GPU-a"), utilization=0.25, memory_used=2**30)
+        return NodeUsage(
+            agent_id=self.id, measured_at=1000.0, memory_bytes=2**30, devices=(gpu,), kernels=tuple(kernels), rounds=3
+        )
 
     def _check(self, call: str, route: Route) -> None:
         self.faults.on(f"agent.{call}")

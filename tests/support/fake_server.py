@@ -24,6 +24,7 @@ import httpx
 
 from backendai_ray.client._signing import sign_request
 from backendai_ray.core.errors import (
+    AgentNotFound,
     BackendError,
     FileMissing,
     InvalidSignature,
@@ -238,6 +239,10 @@ class FakeServer:
                 return httpx.Response(204)
             case ("GET", "events", "session"):
                 return self._event_stream()
+            case ("GET", "agents", "node-1"):
+                return httpx.Response(200, json={**NODE, **NODE_DETAIL})
+            case ("GET", "agents", node):
+                raise AgentNotFound(f"there is no node {node!r}")
             case ("GET", "session"):
                 return self._list(request)
             case ("POST", "session"):
@@ -251,6 +256,8 @@ class FakeServer:
 
     def _session_call(self, request: httpx.Request, method: str, session: FakeSession, what: str) -> httpx.Response:
         match (method, what):
+            case ("GET", "stats"):
+                return httpx.Response(200, json={"kernels": [{**KERNEL_USAGE, "kernelId": session.id}]})
             case ("GET", ""):
                 if session.path and session.status not in ("TERMINATED", "CANCELLED", "ERROR"):
                     session.move(*session.path.popleft())
@@ -364,6 +371,30 @@ NODE = {
     "occupiedSlots": {"cpu": "0.5"},
     "schedulable": True,
     "message": "",
+}
+NODE_DETAIL = {
+    "labels": {"isolation": "full"},
+    "notes": ["the NVIDIA driver does not work: it is confused"],
+    "numaNodes": [{"id": 0, "socket": "0", "cpus": [0, 1], "memoryBytes": 4 * 2**30, "distances": [10]}],
+    "nics": [{"name": "eth0", "kind": "ethernet", "numaNode": 0, "speedMbps": 10000}],
+    "devices": [
+        {"slot": "cpu", "id": "0", "capacity": 1000, "numaNode": 0},
+        {"slot": "cpu", "id": "1", "capacity": 1000, "numaNode": 0},
+    ],
+    "links": {"names": [], "rows": []},
+    "holdings": [
+        {"kernelId": "k", "sessionId": "s", "sessionName": "mine", "devices": {"cpu": {"1": 500}}, "status": "RUNNING"}
+    ],
+}
+KERNEL_USAGE = {
+    "hostname": "main1",
+    "measuredAt": "2026-01-01T00:00:00+00:00",
+    "cpuUsed": 0.5,
+    "cpuLimit": 1,
+    "memoryBytes": 2**20,
+    "memoryLimit": 2**29,
+    "devices": [{"slot": "x.shares", "id": "x0", "units": 250, "utilization": 0.25}],
+    "advisory": ["x.shares"],
 }
 WAITED = {
     "number": 1,

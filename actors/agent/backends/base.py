@@ -110,6 +110,10 @@ class Launch:
     uid: int
     """The user (and group) that the kernel runs as."""
     output_buffer_bytes: int
+    ulimits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Soft and hard limits of each process, by the names of ``ulimit``; -1: none."""
+    engine_log_bytes: int = 4 * 2**20
+    """Most that a container engine keeps of what it prints."""
     runtime: str = PYTHON
 
 
@@ -274,7 +278,12 @@ class ComputeBackend(ABC):
 
     @abstractmethod
     def stats(self, life: Life) -> Mapping[str, int]:
-        """Return ``cpu_ns`` and ``memory_bytes`` used, as far as known; empty when it does not run."""
+        """Return what it uses, as far as known; empty when it does not run. Asked every few seconds: be cheap.
+
+        ``cpu_ns``, ``io_read_bytes``, ``io_write_bytes``, ``net_rx_bytes``, ``net_tx_bytes`` since its start;
+        ``memory_bytes`` and ``pids`` (threads included) now. ``actors.agent.measuring.reading`` reads all of them
+        from control groups.
+        """
 
     @abstractmethod
     def stop(self, life: Life, grace_s: float) -> Ending:

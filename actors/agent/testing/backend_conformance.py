@@ -15,6 +15,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -336,6 +337,32 @@ print(count < 40)
         before = time.monotonic()
         lives.end(launch)
         assert time.monotonic() - before < 15
+
+    async def test_limits_of_each_process_and_local_memory(self, lives: Lives) -> None:
+        plain = lives.prepare(cores=(0,))
+        grant = replace(plain.grant, memory_nodes=(0,))
+        launch = lives.start(replace(plain, grant=grant, ulimits={"nofile": (1000, 2000), "core": (0, 0)}))
+        code = """
+import resource
+print(resource.getrlimit(resource.RLIMIT_NOFILE), resource.getrlimit(resource.RLIMIT_CORE))
+print(dict(line.split(":", 1) for line in open("/proc/self/status"))["Mems_allowed_list"].strip())
+"""
+        assert await lives.say(launch, code) == "(1000, 2000) (0, 0)\n0"
+
+    async def test_what_it_uses_is_measured(self, lives: Lives) -> None:
+        launch = lives.start()
+        before = dict(lives.backend.stats(launch.life))
+        await lives.say(launch, "block = b'x' * (48 * 2**20)\nsum(range(10**6))")
+        after = dict(lives.backend.stats(launch.life))
+        assert set(before) <= set(after) | {"net_rx_bytes", "net_tx_bytes"}
+        assert all(value >= 0 for value in after.values())
+        if "memory_bytes" in after:
+            assert after["memory_bytes"] > before["memory_bytes"] + 40 * 2**20
+            assert after["pids"] >= 1
+        if "cpu_ns" in after:
+            assert after["cpu_ns"] > before["cpu_ns"]
+        lives.backend.stop(launch.life, 0.0)
+        assert lives.backend.stats(launch.life) == {}
 
     async def test_shared_memory(self, lives: Lives) -> None:
         launch = lives.start(lives.prepare(shmem_bytes=16 * MIB))

@@ -81,6 +81,18 @@ class DevicePluginConformance:
             way = device.attributes.get(PCIE, "")
             assert not way or all(way.split("/")), f"a part of the way is empty: {way}"
 
+    # ── how much is in use ────────────────────────────────────────────────────────────────────────────────────────
+
+    def test_usage_is_of_its_devices_and_possible(self) -> None:
+        plugin = self.make_plugin()
+        names = {(device.slot, device.id) for device in plugin.devices()}
+        for usage in plugin.usage():
+            assert (usage.slot, usage.id) in names
+            assert usage.utilization is None or 0 <= usage.utilization <= 1, usage
+            assert (usage.memory_used or 0) >= 0, usage
+        assert isinstance(plugin.note(), str)
+        assert len({nic.name for nic in plugin.nics()}) == len(plugin.nics())
+
     # ── how it is given out ───────────────────────────────────────────────────────────────────────────────────────
 
     def test_who_has_nothing_of_ours_is_granted_nothing(self) -> None:
@@ -123,11 +135,17 @@ def _check(grant: Grant) -> None:
     assert grant.cpu_units >= 0
     assert grant.memory_bytes >= 0
     assert all(core >= 0 for core in grant.cores)
-    for name, text in grant.environ.items():
+    for name, text in (*grant.environ.items(), *grant.defaults.items()):
         assert name.isascii(), name
         assert name.replace("_", "a").isalnum(), f"no name for a variable: {name}"
         assert not name.startswith("BACKENDAI_"), f"{name} is ours to set"
         assert isinstance(text, str), f"{name} must be text"
         assert "\0" not in text, f"{name} holds a NUL"
-    for path in grant.device_paths:
+    for path in (*grant.device_paths, *(path for request in grant.device_requests for path in request.device_paths)):
         assert path.startswith("/dev/"), f"no device file: {path}"
+    for mount in grant.mounts:
+        assert mount.source.startswith("/"), f"no absolute path: {mount.source}"
+        assert mount.target.startswith("/"), f"no absolute path: {mount.target}"
+    for request in grant.device_requests:
+        assert request.driver, "a request names its driver"
+        assert request.device_ids, "a request for no devices"

@@ -26,6 +26,8 @@ from backendai_ray.api.schemas.sessions import (
     SessionView,
     iso,
 )
+from backendai_ray.api.schemas.usage import KernelUsageView, SessionUsageView
+from backendai_ray.api.usage import usage_of_session
 from backendai_ray.core.errors import Forbidden, InvalidParameter, SessionNotFound
 from backendai_ray.core.ids import KernelId, parse_session_name
 from backendai_ray.core.sessions import Session, Status
@@ -140,6 +142,15 @@ async def kernels(context: ContextDep, caller: CallerDep, name: SessionName) -> 
     """Return the containers of a session, with their devices."""
     session = await _session(context, caller, name)
     return shown(KernelList(items=[KernelView.of(kernel) for kernel in session.kernels]))
+
+
+@router.get("/session/{name}/stats", summary="What it uses", response_model=SessionUsageView, responses=errors(404))
+async def session_stats(name: SessionName, context: ContextDep, caller: CallerDep) -> Response:
+    """Return what the session's running containers use, as it was last measured, and which parts are advisory."""
+    services = context.services
+    session = await context.reach.manager(lambda: services.manager.session(caller.access_key, name))
+    told = await usage_of_session(services, session)
+    return shown(SessionUsageView(kernels=[KernelUsageView.of(usage, agent_id) for agent_id, usage in told]))
 
 
 @router.get("/session/{name}/logs", summary="A container's log", response_model=Logs, responses=errors(404))

@@ -141,6 +141,12 @@ class CreateSession(BaseModel):
         None, max_length=2048, validation_alias=_either("callback_url", "callbackUrl", "callbackURL")
     )
     architecture: str | None = Field(None, max_length=32, description="Of the nodes; any if absent.")
+    node_labels: dict[str, str] | None = Field(
+        None,
+        max_length=20,
+        validation_alias=_either("node_labels", "nodeLabels"),
+        description='Labels that its nodes must have, such as `{"disk": "ssd"}`.',
+    )
     domain: str | None = Field(None, max_length=64)
     group: str | None = Field(None, max_length=64, description="The project.")
     tag: str | None = Field(None, max_length=64)

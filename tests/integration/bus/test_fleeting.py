@@ -5,9 +5,15 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from pydantic import SecretStr
 
-from backendai_ray.bus import Bus, Fleeting
+from actors.agent.measuring.telling import UsageTeller
+from backendai_ray.bus import USAGE, Bus, Fleeting
 from backendai_ray.bus.fleeting import LINE_LENGTH
+from backendai_ray.config import BusSettings
+from backendai_ray.core.ids import AgentId, KernelId, SessionId
+from backendai_ray.core.measurements import KernelUsage, NodeUsage
+from backendai_ray.records import from_plain
 from tests.support.waiting import wait_until_async
 
 from .builders import take
@@ -87,3 +93,18 @@ async def test_hearing_outlives_the_server(own_server: OwnServer, own_bus: Bus) 
         assert await told_again() == [{"after": "restart"}]
     await ear.aclose()
     await fleeting.close()
+
+
+async def test_an_agents_measurements_are_heard(bus: Bus, bus_url: str) -> None:
+    ear = asyncio.create_task(take(Fleeting(bus).hear(USAGE), 1))
+    await _subscribers(bus, USAGE, 1)
+    teller = UsageTeller(BusSettings(url=SecretStr(bus_url)))
+    kernel = KernelUsage(
+        kernel_id=KernelId("k"), session_id=SessionId("s"), session_name="grüße", hostname="main1", cpu_used=0.5
+    )
+    usage = NodeUsage(agent_id=AgentId("node"), measured_at=1.0, kernels=(kernel,))
+    teller.tell(usage)
+    async with asyncio.timeout(5):
+        (heard,) = await ear
+    assert from_plain(heard, NodeUsage) == usage
+    await teller.close()

@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,6 +107,29 @@ for _ in range(2):
     code, _, err = ended(process)
     assert code == 130, err
     wait_until(lambda: sessions_left() <= before, timeout_s=20)
+
+
+def test_what_a_session_and_its_node_use(bai: Bai, live_endpoint: Mapping[str, str]) -> None:
+    assert ended(bai("start", "python", "-t", "measured", *SMALL))[0] == 0
+    told: list[dict[str, Any]] = []
+
+    def is_measured() -> bool:
+        told[:] = json.loads(ended(bai("info", "measured", "--json"))[1])["usage"]
+        return bool(told) and told[0]["measured_at"] is not None
+
+    wait_until(is_measured, timeout_s=30)
+    (kernel,) = told
+    assert (kernel["cpu_limit"], kernel["memory_limit"], kernel["advisory"]) == (0.5, 256 * 2**20, [])
+    node = kernel["agent_id"]
+    code, drawing, err = ended(bai("node", "show", node))
+    assert code == 0, err
+    assert "measured 0.5" in drawing
+    assert "  in use: " in drawing
+    with urllib.request.urlopen(f"{live_endpoint['BACKEND_ENDPOINT']}/metrics", timeout=10) as answer:
+        metrics = answer.read().decode()
+    assert f'backendai_node_up{{node="{node}",group="default"}} 1' in metrics
+    assert 'session="measured"' in metrics
+    assert ended(bai("rm", "measured"))[0] == 0
 
 
 def test_batch(bai: Bai) -> None:

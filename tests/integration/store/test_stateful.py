@@ -175,7 +175,7 @@ def test_against_the_model_on_postgres(postgres_url: str) -> None:
 
         def __init__(self) -> None:
             with psycopg.connect(postgres_url, autocommit=True) as connection:
-                connection.execute("TRUNCATE sessions, kernels, dependencies, history, kernel_logs")
+                connection.execute("TRUNCATE sessions, kernels, dependencies, history, scheduling_history, kernel_logs")
                 connection.execute("UPDATE meta SET identity = '', commits = 0, last_event = 0, shipped_event = 0")
             super().__init__()
 

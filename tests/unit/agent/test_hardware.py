@@ -19,7 +19,7 @@ from backendai_ray.core.device_plugins import DevicePlugin, DeviceUsage, Grant
 from backendai_ray.core.devices import Allocation, Device
 from backendai_ray.core.errors import KernelStartFailed
 from backendai_ray.core.ids import DeviceId
-from backendai_ray.core.machine import Nic
+from backendai_ray.core.machine import Nic, NumaNode, local_memory_nodes
 from backendai_ray.core.slots import CPU, SlotName
 
 NPU = SlotName("npu.device")
@@ -164,3 +164,29 @@ def test_the_howtos_plugin_is_one() -> None:
     assert list(plugin.devices()) == []
     grant = plugin.grant(Allocation.of([(NPU, DeviceId("npu1"), 1000), (NPU, DeviceId("npu0"), 1000)]))
     assert grant == Grant(device_paths=("/dev/npu0", "/dev/npu1"), environ={"NPU_VISIBLE_DEVICES": "npu0,npu1"})
+
+
+TWO_NODES = tuple(
+    NumaNode(id=number, cpus=tuple(range(4 * number, 4 * number + 4)), memory_bytes=64 * 2**30) for number in (0, 1)
+)
+
+
+@pytest.mark.parametrize(
+    ("cores", "cpu_units", "gib", "nodes"),
+    [
+        ((0, 1), 0, 32, (0,)),  # half of the cores, half of the memory
+        ((0, 1), 0, 33, ()),  # more than its share: others' kernels need what is there
+        ((4,), 500, 8, (1,)),
+        ((4,), 500, 9, ()),
+        ((3, 4), 0, 32, ()),  # on both nodes, which is all there are
+        ((0, 99), 0, 1, ()),  # on a core that no node has
+        ((), 0, 1, ()),
+        ((0,), 0, 0, ()),  # without a limit
+    ],
+)
+def test_memory_next_to_the_cores(cores: tuple[int, ...], cpu_units: int, gib: int, nodes: tuple[int, ...]) -> None:
+    assert local_memory_nodes(cores, cpu_units, gib * 2**30, TWO_NODES) == nodes
+
+
+def test_memory_of_the_only_node() -> None:
+    assert local_memory_nodes((0,), 0, 2**30, TWO_NODES[:1]) == ()

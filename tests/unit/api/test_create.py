@@ -93,6 +93,7 @@ async def test_a_batch_session_with_everything(client: httpx.AsyncClient, cluste
         "dependency_failure": "start-anyway",
         "pendingTimeout": "1h",
         "callback_url": "https://example.com/hook",
+        "node_labels": {"disk": "ssd"},
         "enqueueOnly": True,
     }
     response = await client.post("/session", json=body)
@@ -103,6 +104,7 @@ async def test_a_batch_session_with_everything(client: httpx.AsyncClient, cluste
     assert spec.runtime == "ir"
     assert spec.priority == 50
     assert spec.depends_on == (cluster.manager.submissions[0].spec.id,)
+    assert spec.node_labels == {"disk": "ssd"}
     assert spec.starts_at is not None
     assert (spec.dependency_failure, spec.pending_timeout_s) == ("start-anyway", 3600)
     assert cluster.manager.submissions[-1].starts_at_as_given == "2h"
@@ -183,6 +185,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"image": "python", "callback_url": "javascript:alert(1)"}, "callback_url"),
     ({"image": "python", "dependencies": ["nobody"]}, "dependencies"),
     ({"image": "python", "tag": "a\nb"}, "tag"),
+    ({"image": "python", "node_labels": {"": "ssd"}}, "node_labels"),
+    ({"image": "python", "node_labels": {"disk": "a\nb"}}, "node_labels"),
+    ({"image": "python", "node_labels": {"disk": "x" * 257}}, "node_labels"),
     ({"image": "python", "maxWaitSeconds": -1}, "maxWaitSeconds"),
 ]
 

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from bench import original
+from backendai_ray.core.device_sets import BestLinked
+from backendai_ray.core.topology import Layout
+from bench import alloc_streams, original
 from bench.__main__ import main
+from bench.nvidia_picks import DGX1_VOLTA, GPU
 
 
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict[str, float]:
     file = tmp_path / "figures.json"
-    quick = ["--rounds", "1", "--seconds", "0.001", "--json", str(file)]
+    quick = ["--rounds", "1", "--seconds", "0.001", "--streams", "1", "--requests", "20", "--json", str(file)]
     monkeypatch.setattr(sys, "argv", ["bench", "alloc", *quick, *arguments])
     assert main() == 0
     return {figure["name"]: figure["median"] for figure in json.loads(file.read_text())}
@@ -47,3 +50,18 @@ def test_no_python_that_it_runs_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         original.find_python("")
     with pytest.raises(original.OriginalMissing, match="cannot be run"), original.OriginalAllocator(tmp_path / "no"):
         pass
+
+
+def test_streams_are_the_same_each_time_and_ours_is_no_worse_than_first_free() -> None:
+    layout = Layout.of(DGX1_VOLTA.devices(numa=True)).slots[GPU]
+    stream = alloc_streams.make_stream(1, 200, 8)
+    assert stream == alloc_streams.make_stream(1, 200, 8)
+    assert {request.gpus for request in stream} == set(alloc_streams.SIZES)
+    best = BestLinked()
+    ours = alloc_streams.serve(layout, stream, lambda layout, free, count: best.choose(layout, free, count, ()))
+    first = alloc_streams.serve(layout, stream, alloc_streams.first_free)
+    one_node = alloc_streams.serve(layout, stream, alloc_streams.single_numa_node)
+    assert ours.links > first.links
+    assert ours.one_node > first.one_node
+    assert one_node.one_node == 1
+    assert 0 < ours.rejected < 1

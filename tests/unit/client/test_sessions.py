@@ -59,6 +59,7 @@ async def test_create_sends_what_was_asked_for(async_client: AsyncClient, server
         dependency_failure="start-anyway",
         pending_timeout_s=60,
         agents=["node-1"],
+        node_labels={"disk": "ssd"},
         tag="mine",
         wait=False,
     )
@@ -74,6 +75,7 @@ async def test_create_sends_what_was_asked_for(async_client: AsyncClient, server
         "dependencies": ["other"],
         "dependency_failure": "start-anyway",
         "pending_timeout": 60,
+        "node_labels": {"disk": "ssd"},
         "tag": "mine",
         "reuseIfExists": False,
         "enqueueOnly": True,

@@ -40,6 +40,10 @@ def test_the_file_then_options_then_the_environment(tmp_path: Path, monkeypatch:
         ("[api]\nprot = 8000", "api.prot"),
         ("[apy]\nport = 8000", "apy"),
         ("[agent]\nbackend = 'lxc'", "agent.backend"),
+        ("[agent.ulimits]\nnofiles = '1'", "nofiles"),
+        ("[agent.ulimits]\nnofile = '9:5'", "nofile"),
+        ("[agent.ulimits]\nnofile = 'many'", "nofile"),
+        ("[agent.ulimits]\nnofile = '-2'", "nofile"),
         ("port = [", "config"),
     ],
 )
@@ -51,15 +55,20 @@ def test_a_wrong_setting_is_named(tmp_path: Path, text: str, named: str) -> None
     assert named in caught.value.message or caught.value.details["field"] == named
 
 
+def test_limits_of_processes(tmp_path: Path) -> None:
+    settings = load_settings(data_dir=tmp_path, agent={"ulimits": {"nofile": "1024:65536", "memlock": "-1"}})
+    assert settings.agent.rlimits() == {"core": (0, 0), "nofile": (1024, 65536), "memlock": (-1, -1)}
+
+
 def test_the_daemon_gets_exactly_what_was_loaded(tmp_path: Path) -> None:
     settings = load_settings(
         data_dir=tmp_path,
         bus={"url": "redis://user:pass@127.0.0.1/0"},
         api={"port": 0},
-        agent={"registries": {"hub.example": {"username": "me", "password": "token"}}},
+        agent={"registries": {"hub.example": {"username": "me", "password": "hunter2"}}},
     )
     again = settings_from_wire(_to_wire(settings))
     assert isinstance(again, Settings)
     assert again == settings
     assert "pass@" not in repr(settings)
-    assert "token" not in repr(settings)
+    assert "hunter2" not in repr(settings)

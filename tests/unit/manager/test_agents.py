@@ -163,6 +163,18 @@ async def test_a_silent_node_gets_nothing_new_and_is_lost_in_the_end(cluster: Fa
     assert not views[agent.agent_id].occupied
 
 
+async def test_all_that_is_known_of_a_node(cluster: FakeCluster) -> None:
+    session = await cluster.running()
+    agent = agent_of(cluster, session)
+    detail = await cluster.manager.agent(agent.agent_id)
+    assert detail.view.agent_id == agent.agent_id
+    assert [device.slot for device in detail.devices] == [device.slot for device in agent.devices]
+    (holding,) = detail.holdings
+    assert (holding.session_id, holding.allocation) == (session.id, session.main.allocation)
+    with pytest.raises(AgentNotFound, match="there is no node 'nowhere'"):
+        await cluster.manager.agent(AgentId("nowhere"))
+
+
 async def test_a_node_that_comes_back_in_time_loses_nothing(cluster: FakeCluster) -> None:
     session = await cluster.running()
     agent = agent_of(cluster, session)

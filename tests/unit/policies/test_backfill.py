@@ -214,3 +214,16 @@ def test_gaps_are_filled() -> None:
     mine = summarise(replay(BackfillPolicy(selection=Concentrated()), jobs))
     assert (fifo.makespan_s, mine.makespan_s) == (23, 20)
     assert mine.wait_mean_s == pytest.approx(9 / 6)
+
+
+def test_what_runs_on_a_node_that_has_gone_makes_no_room() -> None:
+    """Found by a seed of `python -m bench faults`: the policy raised, and fifo decided in its place."""
+    gone = make_node("n1", cpu=4)
+    running = [
+        replace(run_kernel(NODE, "a", cpu=3), placed_at=NOW, time_limit_s=100.0),
+        replace(run_kernel(gone, "b", cpu=3), placed_at=NOW, time_limit_s=10.0),
+    ]
+    waiting = [make_session("head", cpu=4), make_session("short", cpu=1, time_limit_s=50.0)]
+    snapshot = make_snapshot([NODE], waiting, running)
+    plan = BackfillPolicy(selection=Concentrated()).decide(snapshot)
+    assert [placement.session_id for placement in plan.placements] == ["short"]

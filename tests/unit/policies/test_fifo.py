@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 
@@ -258,3 +260,27 @@ def test_a_gang_that_fits_by_totals_but_only_in_pieces_waits(nodes: int) -> None
     )
     (refusal,) = FifoPolicy(selection=Concentrated()).decide(world).refusals
     assert refusal.session_id == "gang"
+
+
+def test_labels_say_which_nodes_a_session_may_use() -> None:
+    nodes = [make_node("n0"), replace(make_node("n1", cpu=1), labels={"disk": "ssd", "zone": "a"}), make_node("n2")]
+    fast = [make_session(f"s{i}", labels={"disk": "ssd"}) for i in range(2)]
+    nowhere = [
+        make_session("other", labels={"disk": "tape"}),
+        make_session("not-here", labels={"disk": "ssd"}, designated=("n0",)),
+    ]
+    snapshot = make_snapshot(nodes, [*nowhere, *fast])
+    policy = FifoPolicy(selection=Concentrated())
+    plan = policy.decide(snapshot)
+    assert [(p.session_id, p.kernels[0].agent_id) for p in plan.placements] == [("s0", "n1")]
+    said = {refusal.session_id: (refusal.code, refusal.message) for refusal in plan.refusals}
+    assert said["other"] == (RefusalCode.LABELS, "needs a node with the labels disk=tape; no node has them")
+    assert said["not-here"] == (RefusalCode.LABELS, "no node that it may use has the labels disk=ssd")
+    assert said["s1"][0] is RefusalCode.NOT_ENOUGH
+    explained = policy.explain(snapshot, SessionId("s1"))
+    assert isinstance(explained, Refusal)
+    assert [(node.agent_id, node.code) for node in explained.nodes] == [
+        ("n0", RefusalCode.LABELS),
+        ("n1", RefusalCode.NOT_ENOUGH),
+        ("n2", RefusalCode.LABELS),
+    ]

@@ -13,8 +13,9 @@ from backendai_ray.core.quotas import Limits, Quota, Scope, ScopeKind, Use, brea
 from backendai_ray.core.scheduling import Plan, Refusal, RefusalCode, Snapshot
 from backendai_ray.plugins import SCHEDULING_POLICIES, installed, load_policy
 from policies.checking import problems_of
+from policies.invariants import room_left_idle
 from policies.quotas import QuotaBook, asked_by
-from policies.testing import make_node, make_session, make_snapshot, run_kernel, snapshots
+from policies.testing import carried_out, make_node, make_session, make_snapshot, run_kernel, snapshots
 
 POLICIES = sorted(installed(SCHEDULING_POLICIES))
 USER = Scope(ScopeKind.USER, "user")
@@ -126,6 +127,50 @@ def test_no_plan_exceeds_a_quota_and_who_is_refused_for_one_is_over_it(policy: s
                 assert book.refusal(waiting[refusal.session_id]) is not None
 
     check()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_history_never_exceeds_a_quota_and_leaves_idle_only_what_a_reason_says(policy: str) -> None:
+    """Plans are carried out and sessions end in turn, until all is at rest: then whoever waits still could never start,
+    or is over a quota by himself."""
+
+    @settings(max_examples=20, deadline=None)
+    @given(snapshots(max_nodes=3, max_pending=7), st.lists(_limits, min_size=3, max_size=3))
+    def check(snapshot: Snapshot, limits: list[Limits]) -> None:
+        quotas = [Quota(key, limit) for key, limit in zip(KEYS, limits, strict=True) if limit]
+        decider, snapshot = load_policy(policy, "concentrated"), with_quotas(snapshot, *quotas)
+        while True:
+            plan = decider.decide(snapshot)
+            after = carried_out(snapshot, plan)
+            assert [excess for quota in quotas for excess in _excess(quota, snapshot, after)] == []
+            assert room_left_idle(after, plan, strict=True) == ()
+            if not plan.placements and not after.running:
+                break
+            oldest = after.running[0].session_id if after.running else None
+            still = [kernel for kernel in after.running if kernel.session_id != oldest]
+            snapshot = with_quotas(make_snapshot(list(after.nodes), list(after.pending), still), *quotas)
+        for session in snapshot.pending:
+            outcome = decider.explain(snapshot, session.id)
+            assert isinstance(outcome, Refusal)
+            over = breach_of(session, asked_by(session), {q.scope: q.limits for q in quotas}, lambda _: Use())
+            if outcome.code is RefusalCode.QUOTA:
+                assert over is not None
+
+    check()
+
+
+def _excess(quota: Quota, before: Snapshot, after: Snapshot) -> list[str]:
+    """Return where a scope holds more than its quota allows and more than it did, counted by hand."""
+    held: list[dict[str, int]] = []
+    for snapshot in (before, after):
+        kernels = [kernel for kernel in snapshot.running if kernel.access_key == quota.scope.name]
+        sums = {"sessions": len({kernel.session_id for kernel in kernels})}
+        for kernel in kernels:
+            for slot, _, units in kernel.allocation.parts:
+                sums[slot] = sums.get(slot, 0) + units
+        held.append(sums)
+    most = {**quota.limits.slots, **({} if quota.limits.sessions is None else {"sessions": quota.limits.sessions})}
+    return [what for what, limit in most.items() if held[1].get(what, 0) > max(limit, held[0].get(what, 0))]
 
 
 def test_the_message_is_that_of_the_narrowest_scope() -> None:

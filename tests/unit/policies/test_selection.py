@@ -60,7 +60,7 @@ def test_who_asks_for_no_accelerator_leaves_them_alone(selection: AgentSelection
 
 @given(snapshots())
 def test_ranking_and_scoring_choose_the_same(snapshot: Snapshot) -> None:
-    for selection in (Concentrated(), Dispersed()):
+    for selection in (Concentrated(gangs="score"), Dispersed(gangs="score")):
         by_column = FifoPolicy(selection=selection).decide(snapshot)
         assert FifoPolicy(selection=Ranked(selection)).decide(snapshot) == by_column
 

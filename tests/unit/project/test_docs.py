@@ -72,6 +72,13 @@ def test_every_endpoint_is_documented_and_explained(docs: str) -> None:
     assert [f"{method} {path}" for method, path, about in endpoints if not about] == []
 
 
+def test_every_metric_is_documented_and_explained(docs: str) -> None:
+    from backendai_ray.api.metrics import METRICS
+
+    assert [metric.name for metric in METRICS if f"`{metric.name}`" not in docs] == []
+    assert [metric.name for metric in METRICS if not metric.help.endswith(".")] == []
+
+
 def _readme_commands() -> list[str]:
     blocks = re.findall(
         r"^```(?:console|bash|sh|shell)?\n(.*?)^```", (REPOSITORY / "README.md").read_text(), re.M | re.S

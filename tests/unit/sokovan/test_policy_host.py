@@ -231,6 +231,9 @@ async def test_an_unknown_policy_is_refused_and_fifo_decides_until_there_is_one(
     plan = await decide(host, manager)
     assert placed(plan) == ["s0"]
     assert "policy lottery cannot be used" in plan.warning
+    manager.submit(make_session("later", starts_at=50.0))
+    await decide(host, manager)
+    assert (await host.explain(SessionId("later"), 0.0)).estimate.at == 50.0, "fifo is asked about the future as well"
     await host.configure("fifo", "dispersed", {})
     plan = await decide(host, manager)
     assert (placed(plan), plan.warning) == (["s0"], "")

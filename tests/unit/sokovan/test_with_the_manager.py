@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
+from actors.contracts import SubmitRequest
 from actors.policy_host import PolicyHost
 from actors.sokovan import Sokovan
 from actors.testing import FakeAgent, FakeCluster
 from backendai_ray.config import Settings
+from backendai_ray.core.errors import InvalidParameter
 from backendai_ray.core.ids import ResourceGroupName, SessionId
 from backendai_ray.core.reports import NodeReport
-from backendai_ray.core.scheduling import Refusal, RefusalCode
+from backendai_ray.core.scheduling import Placement, Refusal, RefusalCode
 from backendai_ray.core.sessions import ClusterMode, Session, Status
 from backendai_ray.core.slots import CPU, MEM, ResourceSlots
 from tests.support.waiting import wait_until_async
@@ -153,3 +155,36 @@ async def test_one_session_from_submit_to_order_takes_milliseconds(everything: E
         await wait_until_async(ordered, timeout_s=10, interval_s=0.0005)
         waits.append(loop.time() - began)
     assert sorted(waits)[len(waits) // 2] < 0.1, waits
+
+
+@pytest.mark.parametrize("cpu", [1000, 3000, 4000])
+async def test_a_rehearsal_is_what_submitting_leads_to(everything: Everything, cpu: int) -> None:
+    """Through the whole of it: the Manager's checks, a pass, the policy; and nothing is left of the rehearsal."""
+    cluster = everything.cluster
+    await cluster.submit(slots=ResourceSlots([(CPU, 2000), (MEM, GIB)]))
+    slots = ResourceSlots([(CPU, cpu), (MEM, GIB)])
+    asked = cluster.spec("asked", slots=slots, cluster_size=2, cluster_mode=ClusterMode.MULTI_NODE)
+    rehearsed = await cluster.manager.rehearse(SubmitRequest(spec=asked))
+    assert rehearsed.session is not None
+    explanation = await everything.sokovan.rehearse(GROUP, rehearsed.session)
+    assert len(cluster.store.records) == 1, "nothing was submitted"
+    session = (await cluster.manager.submit(SubmitRequest(spec=asked))).session
+    if isinstance(explanation.outcome, Placement):
+
+        async def runs() -> bool:
+            return (await cluster.get(session.id)).status is Status.RUNNING
+
+        await wait_until_async(runs, timeout_s=10, interval_s=0.001)
+        where = [(kernel.agent_id, kernel.allocation) for kernel in explanation.outcome.kernels]
+        assert [(k.agent_id, k.allocation) for k in (await cluster.get(session.id)).kernels] == where
+    else:
+        told = (await everything.sokovan.explain(GROUP, session.id)).outcome
+        assert isinstance(told, Refusal)
+        assert (told.code, told.message) == (explanation.outcome.code, explanation.outcome.message)
+
+
+async def test_rehearsing_in_a_group_that_is_not_there(everything: Everything) -> None:
+    rehearsed = await everything.cluster.manager.rehearse(SubmitRequest(spec=everything.cluster.spec()))
+    assert rehearsed.session is not None
+    with pytest.raises(InvalidParameter, match="no resource group"):
+        await everything.sokovan.rehearse(ResourceGroupName("nowhere"), rehearsed.session)

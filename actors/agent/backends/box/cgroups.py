@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 PARENT = "backendai-ray"
-CONTROLLERS = ("memory", "pids", "cpuset", "cpu")
+CONTROLLERS = ("memory", "pids", "cpuset", "cpu", "cpuacct", "io")
+"""The last two only count."""
 CPU_PERIOD_US = 100_000
 
 
@@ -44,8 +45,8 @@ class Group:
 
         Args:
             name: Unique on this machine.
-            limits: ``memory_bytes``, ``pids``, ``cores`` (a list) and ``cpu_units`` (thousandths of a core); what is
-                absent or empty is not limited.
+            limits: ``memory_bytes``, ``pids``, ``cores`` and ``memory_nodes`` (lists) and ``cpu_units`` (thousandths of
+                a core); what is absent or empty is not limited.
         """
         group = cls({})
         for controller, (mount, version) in hierarchies().items():
@@ -85,20 +86,6 @@ class Group:
             return int(words[words.index("oom_kill") + 1])
         except (ValueError, IndexError):
             return 0
-
-    def usage(self) -> dict[str, int]:
-        """Return memory in use and CPU time used, as far as known."""
-        found = {}
-        path, version = self.paths.get("memory", ("", 0))
-        text = _read(f"{path}/memory.current" if version == 2 else f"{path}/memory.usage_in_bytes") if path else ""
-        if text.strip().isdigit():
-            found["memory_bytes"] = int(text)
-        path, version = self.paths.get("cpu", ("", 0))
-        if version == 2:
-            for line in _read(f"{path}/cpu.stat").splitlines():
-                if line.startswith("usage_usec "):
-                    found["cpu_ns"] = int(line.split()[1]) * 1000
-        return found
 
     def kill(self, timeout_s: float = 10.0) -> bool:
         """Kill everything inside, forks in progress included; returns whether nobody is left."""
@@ -168,6 +155,8 @@ def _limit(path: str, controller: str, version: int, limits: Mapping[str, Any]) 
             _inherit_cpuset(os.path.dirname(path), path)
         if cores:
             _write(f"{path}/cpuset.cpus", ",".join(str(core) for core in cores))
+        if nodes := limits.get("memory_nodes"):
+            _write(f"{path}/cpuset.mems", ",".join(str(node) for node in nodes))
     elif controller == "cpu" and units:
         quota = int(units) * CPU_PERIOD_US // 1000
         if version == 2:

@@ -239,11 +239,11 @@ def _run_kernel(config: dict[str, Any], group: Group, output: int, fail: int) ->
         limits = config["limits"]
         if limits.get("cores"):
             os.sched_setaffinity(0, set(limits["cores"]))
-        for name, value in config["rlimits"].items():
+        for name, wanted in config["rlimits"].items():
             number = getattr(resource, name)
-            hard = resource.getrlimit(number)[1]
-            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.setrlimit(number, (value, value))
+            most = resource.getrlimit(number)[1]
+            soft, hard = (most if most != resource.RLIM_INFINITY and (v == -1 or v > most) else v for v in wanted)
+            resource.setrlimit(number, (soft, hard))
         for stream, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, output), (2, output)):
             os.dup2(source, stream)
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1):

@@ -42,6 +42,8 @@ from actors.agent.backends.docker.events import EventWatcher
 from actors.agent.backends.docker.exec_process import DockerExec
 from actors.agent.backends.docker.images import ImageStore
 from actors.agent.backends.docker.networks import ensure_network, remove_network
+from actors.agent.backends.docker.usage import engine_usage
+from actors.agent.measuring.reading import UsageFiles, files_of_process, read_usage
 from backendai_ray.config import Settings
 from backendai_ray.core.errors import BackendError, EngineUnavailable, KernelNotFound, KernelStartFailed
 from backendai_ray.core.ids import AgentId, SessionId
@@ -77,6 +79,7 @@ class DockerBackend(ComputeBackend):
         self._on_end: Callable[[Life], None] | None = None
         self._lock = threading.Lock()
         self._ids: dict[Life, str] = {}
+        self._usage_files: dict[Life, UsageFiles | None] = {}
         self._oom_events: Counter[str] = Counter()
 
     # ── the engine ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -304,17 +307,32 @@ class DockerBackend(ComputeBackend):
         return bytes(text)[-max_bytes:]
 
     def stats(self, life: Life) -> Mapping[str, int]:
+        files = self._usage_files.get(life)
+        if files is None and life not in self._usage_files:
+            files = self._find_usage_files(life)
+        said = read_usage(files) if files is not None else {}
+        return said if "memory_bytes" in said else self._engine_stats(life)
+
+    def _find_usage_files(self, life: Life) -> UsageFiles | None:
+        """Look once per life where its control groups are; an engine elsewhere has none that we could read."""
+        with _engine(f"kernel {life.kernel_id} cannot be looked at"):
+            try:
+                pid = int(self._api.inspect_container(self._handle(life))["State"]["Pid"])
+            except NotFound:
+                return None
+        files = files_of_process(pid) if pid else None
+        if pid:
+            with self._lock:
+                self._usage_files[life] = files
+        return files
+
+    def _engine_stats(self, life: Life) -> Mapping[str, int]:
         with _engine(f"kernel {life.kernel_id} cannot be measured"):
             try:
                 said = self._api.stats(self._handle(life), stream=False, one_shot=True)
             except NotFound:
                 return {}
-        if not said.get("memory_stats", {}).get("usage"):
-            return {}
-        return {
-            "cpu_ns": int(said["cpu_stats"]["cpu_usage"]["total_usage"]),
-            "memory_bytes": int(said["memory_stats"]["usage"]),
-        }
+        return engine_usage(said)
 
     # ── ending ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -358,6 +376,7 @@ class DockerBackend(ComputeBackend):
                 remove_network(self._api, gang)
         with self._lock:
             self._oom_events.pop(self._ids.pop(life, ""), None)
+            self._usage_files.pop(life, None)
 
     def _remove_container(self, handle: str) -> None:
         try:

@@ -158,6 +158,8 @@ def _host_config(
     options: dict[str, Any] = {}
     if grant.cores:
         options["cpuset_cpus"] = ",".join(str(core) for core in grant.cores)
+    if grant.memory_nodes:
+        options["cpuset_mems"] = ",".join(str(node) for node in grant.memory_nodes)
     if grant.cpu_units:
         options["nano_cpus"] = grant.cpu_units * 1_000_000
     if grant.memory_bytes:
@@ -173,15 +175,19 @@ def _host_config(
             mounts=_mounts(launch, runner_dir),
             shm_size=launch.spec.shmem_bytes or None,
             pids_limit=launch.pids_limit,
-            ulimits=[Ulimit(name="core", soft=0, hard=0)],
+            ulimits=[Ulimit(name=name, soft=soft, hard=hard) for name, (soft, hard) in launch.ulimits.items()],
             init=True,
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
-            log_config=LogConfig(type="json-file", config={"max-size": "2m", "max-file": "2"}),
+            log_config=LogConfig(type="json-file", config=_log_options(launch)),
             port_bindings=ports or None,
             **options,
         )
     )
+
+
+def _log_options(launch: Launch) -> dict[str, str]:
+    return {"max-size": str(launch.engine_log_bytes // 2), "max-file": "2"}
 
 
 def _device_request(request: GrantedRequest) -> DeviceRequest:

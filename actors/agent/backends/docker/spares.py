@@ -45,7 +45,7 @@ _NEEDED_AT_START: Final = ("PYTHON", "LD_", "LC_", "LANG", "MALLOC_", "GLIBC_")
 def fits(launch: Launch) -> bool:
     """See :meth:`actors.agent.backends.base.SupportsSpares.fits_spare`."""
     spec, grant = launch.spec, launch.grant
-    needs = replace(grant, cores=(), cpu_units=0, memory_bytes=0, environ={}, defaults={}, advisory=())
+    needs = replace(grant, cores=(), cpu_units=0, memory_bytes=0, memory_nodes=(), environ={}, defaults={}, advisory=())
     return (
         bool(launch.image.python)
         and len(spec.cluster_hosts) <= 1
@@ -128,6 +128,8 @@ def complete(api: APIClient, container_id: str, root: Path, launch: Launch) -> N
     limits: dict[str, Any] = {"mem_limit": grant.memory_bytes, "memswap_limit": grant.memory_bytes}
     if grant.cores:
         limits["cpuset_cpus"] = ",".join(str(core) for core in grant.cores)
+    if grant.memory_nodes:
+        limits["cpuset_mems"] = ",".join(str(node) for node in grant.memory_nodes)
     if grant.cpu_units:  # the SDK's call that changes limits has no thousandths of a core
         limits |= {"cpu_period": _PERIOD_US, "cpu_quota": grant.cpu_units * _PERIOD_US // 1000}
     api.update_container(container_id, **limits)
@@ -226,6 +228,8 @@ def _launch(settings: Settings, image: PreparedImage, folders: KernelFolders, ui
         grant=Grant(memory_bytes=MEMORY_BYTES),
         environ=kernel_environ(nobody, Grant()),
         pids_limit=settings.agent.pids_limit,
+        ulimits=settings.agent.rlimits(),
+        engine_log_bytes=settings.agent.engine_log_bytes,
         uid=uid,
         output_buffer_bytes=settings.agent.output_buffer_bytes,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import select
 import signal
 import subprocess
@@ -32,6 +33,7 @@ from actors.agent.backends.box.cgroups import Group
 from actors.agent.backends.environ import RUN_DIR, RUNNER_DIR, WORK_DIR, runner_command
 from actors.agent.backends.process.layout import BoxFolder, box_files, find_boxes
 from actors.agent.backends.process.sandbox import Abilities, Sandbox, probe_abilities, sandbox_command
+from actors.agent.measuring.reading import UsageFiles, read_usage
 from backendai_ray.config import Settings
 from backendai_ray.core.errors import EngineUnavailable, ImageNotFound, KernelStartFailed
 from backendai_ray.core.ids import AgentId, KernelId, SessionId
@@ -187,19 +189,22 @@ class ProcessBackend(ComputeBackend):
                 "pids": launch.pids_limit,
                 "cores": list(grant.cores),
                 "cpu_units": grant.cpu_units,
+                "memory_nodes": list(grant.memory_nodes),
             },
             "rlimits": self._rlimits(launch),
             "log_path": str(box.log),
             "log_bytes": self.settings.agent.log_bytes,
         }
 
-    def _rlimits(self, launch: Launch) -> dict[str, int]:
-        limits = {"RLIMIT_NOFILE": 65536, "RLIMIT_CORE": 0}
+    def _rlimits(self, launch: Launch) -> dict[str, tuple[int, int]]:
+        most = {}  # what stands in for control groups that are not there
         if "pids" not in self._abilities.limits and self._abilities.setpriv:
-            limits["RLIMIT_NPROC"] = launch.pids_limit
+            most["RLIMIT_NPROC"] = (launch.pids_limit, launch.pids_limit)
         if "memory" not in self._abilities.limits and launch.grant.memory_bytes:
-            limits["RLIMIT_DATA"] = launch.grant.memory_bytes
-        return limits
+            most["RLIMIT_DATA"] = (launch.grant.memory_bytes, launch.grant.memory_bytes)
+        asked = {f"RLIMIT_{name.upper()}": limits for name, limits in launch.ulimits.items()}
+        known = {name: limits for name, limits in asked.items() if hasattr(resource, name)}
+        return {"RLIMIT_NOFILE": (65536, 65536)} | known | most
 
     # ── watching ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -239,7 +244,7 @@ class ProcessBackend(ComputeBackend):
         return self._box(life).read_log(max_bytes)
 
     def stats(self, life: Life) -> Mapping[str, int]:
-        return self._group(life).usage() if self.is_running(life) else {}
+        return read_usage(UsageFiles(self._group(life).paths)) if self.is_running(life) else {}
 
     # ── ending ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
