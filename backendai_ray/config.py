@@ -182,6 +182,9 @@ class AgentSettings(_Section):
         "label backendai.io/node-id gives a node its id.",
     )
     resource_group: str = Field("default", description="The resource group of the node.")
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="Labels of the node, for sessions that ask for some, such as `disk = ssd`."
+    )
     reserved_cpu: float = Field(0, ge=0, description="Cores kept back for the system.")
     reserved_mem: str = Field("512m", description="Memory kept back for the system.")
     cpu_overcommit: float = Field(1.0, ge=1, le=10, description="Cores given out per core there is.")

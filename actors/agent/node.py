@@ -133,7 +133,8 @@ class NodeReporter:
         if not images and self._facts is not None:
             images = self._facts[1]
         hardware = self._hardware.look()
-        labels = {**info.labels, "hostname": socket.gethostname(), "architecture": info.architecture}
+        own = {"hostname": socket.gethostname(), "architecture": info.architecture}
+        labels = {**self._settings.agent.labels, **info.labels, **own}
         if spares := self._spares():
             labels["warm-pool"] = ", ".join(f"{image}={count}" for image, count in sorted(spares.items()))
         return hardware, images, tuple(sorted(labels.items())), health

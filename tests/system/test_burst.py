@@ -1,4 +1,4 @@
-"""200 sessions at once on one machine with room for eight."""
+"""Many sessions at once on one machine with room for eight."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.blackbox, pytest.mark.timeout(420)]
 
-COUNT = 200
+COUNTS = {"process": 200, "docker": 60}
+"""By backend; a container costs the engine a third of a second."""
 ROOM = 8
 
 
 def test_all_run_in_order_and_nothing_is_double_booked(live_cluster: LocalCluster, live_client: Client) -> None:
     """None is lost, they start in the order of submission, and no device is ever given out twice."""
     node = live_client.agents()[0]
+    count = COUNTS[node.backend]
     each = float(node.capacity["cpu"]) / ROOM
     watcher = _Watcher(live_client)
     with ThreadPoolExecutor(1) as background:
         watching = background.submit(watcher.run)
         ids = []
-        for index in range(COUNT):
+        for index in range(count):
             session = live_client.sessions.create(
                 "python",
                 name=f"burst-{index:03d}",
@@ -44,7 +46,7 @@ def test_all_run_in_order_and_nothing_is_double_booked(live_cluster: LocalCluste
             watcher.done.set()
         watching.result()
     ended = [live_client.sessions.get(one).info() for one in ids]
-    assert [info.result for info in ended] == ["success"] * COUNT
+    assert [info.result for info in ended] == ["success"] * count
     histories = {one: live_client.sessions.get(one).history() for one in ids}
     placed = [
         min(line.at for line in histories[one] if line.after == "SCHEDULED" and not line.kernel_id) for one in ids

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -16,12 +17,13 @@ from backendai_ray.api.routers.names import errors
 from backendai_ray.api.schemas.sessions import iso
 from backendai_ray.api.to_core import parse_image
 from backendai_ray.core.errors import BackendError, Forbidden, ImageNotFound, Unavailable
+from backendai_ray.core.runtimes import Runtime
 from backendai_ray.core.slots import ResourceSlots, SlotKind, slot_kind
 
 router = APIRouter(route_class=ApiRoute, tags=["cluster"])
 
 _MOST_ASKED = 16
-"""Nodes that are asked for an image's runtimes, one after the other."""
+"""Nodes that are asked for an image's runtimes."""
 
 _SLOT_TYPES = {
     SlotKind.BYTES: "bytes",
@@ -79,20 +81,28 @@ async def runtimes(
     del caller
     image = parse_image(image)
     views = await context.reach.manager(context.services.manager.agents)
+    alive = [view.agent_id for view in views if view.status is AgentStatus.ALIVE][:_MOST_ASKED]
+    asked = [asyncio.create_task(context.services.agent(agent_id).runtimes(image)) for agent_id in alive]
     problem: BackendError = ImageNotFound(f"no node is here to say what {image!r} has", image=image)
-    for view in [view for view in views if view.status is AgentStatus.ALIVE][:_MOST_ASKED]:
-        try:
-            found = await context.services.agent(view.agent_id).runtimes(image)
-        except (ImageNotFound, Unavailable) as error:
-            if not isinstance(problem, ImageNotFound) or isinstance(error, ImageNotFound):
-                problem = error
-            continue
-        items = [
-            {"name": one.name, "language": one.language, "title": one.title, "isDefault": number == 0}
-            for number, one in enumerate(found)
-        ]
-        return plain({"image": image, "items": items})
+    try:
+        for answer in asyncio.as_completed(asked):
+            try:
+                return plain({"image": image, "items": _runtimes(await answer)})
+            except (ImageNotFound, Unavailable) as error:
+                # A node that does not answer may have it.
+                problem = error if isinstance(problem, ImageNotFound) else problem
+    finally:
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
     raise problem
+
+
+def _runtimes(found: Sequence[Runtime]) -> list[dict[str, Any]]:
+    return [
+        {"name": one.name, "language": one.language, "title": one.title, "isDefault": number == 0}
+        for number, one in enumerate(found)
+    ]
 
 
 @router.get("/config/resource-slots", summary="The resource slots", responses=errors())

@@ -157,7 +157,10 @@ async def test_unknown_image(hosted: HostedAgent) -> None:
     spec = kernel_spec(image="127.0.0.1:9/no-such-image:1")
     await hosted.call("create_kernels", [spec])
     fact = await hosted.until_status(spec, Status.TERMINATED)
-    assert (fact.reason, fact.retryable) == ("image-not-found", False)
+    if hosted.settings.agent.backend == "docker":  # its registry does not answer: another try may do better
+        assert (fact.reason, fact.retryable) == ("start-failed", True)
+    else:
+        assert (fact.reason, fact.retryable) == ("image-not-found", False)
     assert "no-such-image" in fact.message
     await hosted.call("acknowledge", [spec.kernel_id])
 

@@ -128,7 +128,7 @@ def test_labels_say_what_is_needed_and_lies_are_passed_over() -> None:
         "ai.backend.resource.min.cuda.shares": "many",
         "ai.backend.kernelspec": "1",
     }
-    assert minimum_of(labels, "x") == ResourceSlots({"cpu": 2000, "mem": 64 * MIB})
+    assert minimum_of(labels, "x") == ResourceSlots({"mem": 64 * MIB})
 
 
 class Backend:

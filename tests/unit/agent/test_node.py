@@ -102,6 +102,15 @@ async def test_reports_are_sent_when_something_changed_and_only_then(bench: Benc
     assert report.devices.devices()[0].capacity == 1000
 
 
+async def test_a_node_has_the_labels_of_its_settings_beside_its_own(bench: Bench) -> None:
+    labels = {"disk": "ssd", "isolation": "none"}
+    agent_settings = bench.settings.agent.model_copy(update={"labels": labels})
+    bench.settings = bench.settings.model_copy(update={"agent": agent_settings})
+    await bench.agent()
+    reported = bench.manager.reports[-1][1].labels
+    assert (reported["disk"], reported["isolation"]) == ("ssd", "full"), "what is found out cannot be talked away"
+
+
 async def test_manager_that_does_not_know_us_gets_the_report_again(bench: Bench) -> None:
     await bench.agent()
     bench.manager.error = AgentNotFound()

@@ -37,6 +37,7 @@ NODE = make_node("n0", cpu=4)
 
 class TestBackfill(PolicyConformance):
     work_conserving = True
+    max_examples = 50
 
     def make_policy(self) -> BackfillPolicy:
         return BackfillPolicy(selection=Concentrated())
@@ -44,7 +45,7 @@ class TestBackfill(PolicyConformance):
 
 class TestBackfillWithFragmentation(PolicyConformance):
     work_conserving = True
-    max_examples = 50
+    max_examples = 20
 
     def make_policy(self) -> BackfillPolicy:
         return BackfillPolicy(selection=Fragmentation())
@@ -188,7 +189,7 @@ def replay(policy: SchedulingPolicy, jobs: list[Job]) -> History:
     return simulate(NODES, jobs, policy, checked=True)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(_jobs)
 def test_the_head_never_starts_later_than_if_nothing_had_gone_ahead(jobs: list[Job]) -> None:
     """Its start is bounded when it comes to the head, from who runs then, by a count that knows no backfill."""

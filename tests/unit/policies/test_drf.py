@@ -18,6 +18,7 @@ _CPUS, _MEM_GIB = 18, 36
 
 class TestDrf(PolicyConformance):
     work_conserving = True
+    max_examples = 50
 
     def make_policy(self) -> DrfPolicy:
         return DrfPolicy(selection=Concentrated())
@@ -25,6 +26,7 @@ class TestDrf(PolicyConformance):
 
 class TestDrfNotStrict(PolicyConformance):
     work_conserving, strict = True, False
+    max_examples = 20
 
     def make_policy(self) -> DrfPolicy:
         return DrfPolicy(selection=Concentrated(), strict=False)

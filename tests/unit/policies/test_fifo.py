@@ -41,6 +41,7 @@ class TestFifoConcentrated(PolicyConformance):
 
 class TestFifoDispersed(PolicyConformance):
     work_conserving = True
+    max_examples = 30
 
     def make_policy(self) -> FifoPolicy:
         return FifoPolicy(selection=Dispersed())
@@ -48,6 +49,7 @@ class TestFifoDispersed(PolicyConformance):
 
 class TestFifoNotStrict(PolicyConformance):
     work_conserving, strict = True, False
+    max_examples = 40
 
     def make_policy(self) -> FifoPolicy:
         return FifoPolicy(selection=Concentrated(), strict=False)

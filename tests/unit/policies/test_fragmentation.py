@@ -26,7 +26,7 @@ from policies.testing import (
 
 class TestFifoWithFragmentation(PolicyConformance):
     work_conserving = True
-    max_examples = 40
+    max_examples = 25
 
     def make_policy(self) -> FifoPolicy:
         return FifoPolicy(selection=Fragmentation())

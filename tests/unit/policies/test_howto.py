@@ -25,7 +25,7 @@ def example() -> dict[str, Any]:
 
 
 class TestSmallestFirst(PolicyConformance):
-    max_examples = 50
+    max_examples = 20
 
     def make_policy(self) -> SchedulingPolicy:
         policy: SchedulingPolicy = example()["SmallestFirst"](selection=Concentrated())

@@ -9,6 +9,7 @@ from policies.testing import PolicyConformance, make_node, make_session, make_sn
 
 class TestLifo(PolicyConformance):
     work_conserving = True
+    max_examples = 25
 
     def make_policy(self) -> LifoPolicy:
         return LifoPolicy(selection=Concentrated())
@@ -16,6 +17,7 @@ class TestLifo(PolicyConformance):
 
 class TestLifoNotStrict(PolicyConformance):
     work_conserving, strict = True, False
+    max_examples = 15
 
     def make_policy(self) -> LifoPolicy:
         return LifoPolicy(selection=Concentrated(), strict=False)

@@ -26,7 +26,7 @@ class Ranked:
 
 
 class TestFifoWithAPlainSelection(PolicyConformance):
-    max_examples = 50
+    max_examples = 20
 
     def make_policy(self) -> FifoPolicy:
         return FifoPolicy(selection=Ranked(Dispersed()))

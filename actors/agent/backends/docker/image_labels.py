@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from backendai_ray.core.errors import InvalidParameter
-from backendai_ray.core.slots import ResourceSlots, parse_amount
+from backendai_ray.core.slots import CPU, ResourceSlots, parse_amount
 
 log = structlog.get_logger()
 
@@ -16,15 +16,16 @@ _MINIMUM: Final = "ai.backend.resource.min."
 
 
 def minimum_of(labels: Mapping[str, str], image: str) -> ResourceSlots:
-    """Return what a kernel of the image needs at least (``ai.backend.resource.min.cpu`` and the like).
+    """Return what a kernel of the image cannot do without (``ai.backend.resource.min.mem`` and the like).
 
+    With fewer cores than its maker had in mind it is only slower, so these do not count.
     A label that cannot be read, or names a slot that is none, is passed over: it must not keep an image from use.
     """
     units: dict[str, int] = {}
     for name, text in labels.items():
-        if not name.startswith(_MINIMUM):
-            continue
         slot = name.removeprefix(_MINIMUM)
+        if slot in (name, CPU):
+            continue
         try:
             units[slot] = parse_amount(slot, text, field=name)
         except (InvalidParameter, ValueError) as error:
