@@ -53,7 +53,8 @@ class Book:
         waiter: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(session_id, set()).add(waiter)
         try:
-            return await asyncio.wait_for(waiter, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                return await waiter
         except TimeoutError:
             return None
         finally:

@@ -175,7 +175,8 @@ class Manager:
     async def _ready(self) -> Parts:
         if not self._is_ready.is_set():
             try:
-                await asyncio.wait_for(self._is_ready.wait(), READY_WAIT_S)
+                async with asyncio.timeout(READY_WAIT_S):
+                    await self._is_ready.wait()
             except TimeoutError:
                 raise Unavailable("the Manager is still starting; try again") from None
         if self._parts is None:

@@ -242,7 +242,8 @@ class Orders:
         taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         lane.taken.setdefault(key, []).append(taken)
         try:
-            await asyncio.wait_for(taken, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await taken
         except TimeoutError:
             raise AgentUnavailable(
                 f"the change is saved, but node {agent_id} has not taken it yet; it is told as soon as it answers",
@@ -271,10 +272,11 @@ class Orders:
     async def _run(self, lane: _Lane) -> None:
         failures = 0
         try:
-            while batch := self._next_batch(lane):
+            while not self._stopped and (batch := self._next_batch(lane)):
                 lane.sending = {order.key for order in batch}
                 try:
-                    await asyncio.wait_for(self._send(lane.agent_id, batch), CALL_TIMEOUT_S)
+                    async with asyncio.timeout(CALL_TIMEOUT_S):  # wait_for would lose a cancellation now and then
+                        await self._send(lane.agent_id, batch)
                 except (Unavailable, TimeoutError) as exc:
                     log.warning("order.not_taken", agent_id=lane.agent_id, order=batch[0].key[0], error=repr(exc))
                     lane.waiting = {**{order.key: order for order in batch}, **lane.waiting}

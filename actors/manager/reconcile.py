@@ -174,7 +174,8 @@ class Reconciler:
         asked_at = self._clock()
         was_reconciled, was_ready = node.is_reconciled and node.lost_at is None, node.is_ready
         try:
-            inspection = await asyncio.wait_for(self._connect(agent_id).inspect(), INSPECT_TIMEOUT_S)
+            async with asyncio.timeout(INSPECT_TIMEOUT_S):  # wait_for would lose a cancellation now and then
+                inspection = await self._connect(agent_id).inspect()
         except (BackendError, TimeoutError) as exc:
             log.info("agent.not_inspected", agent_id=agent_id, error=repr(exc))
             return False

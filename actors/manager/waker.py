@@ -47,7 +47,8 @@ class Waker:
         try:
             while (why := self._wanted.pop(group, None)) is not None:
                 try:
-                    await asyncio.wait_for(self._sokovan.wake(group, why), CALL_TIMEOUT_S)
+                    async with asyncio.timeout(CALL_TIMEOUT_S):  # wait_for would lose a cancellation now and then
+                        await self._sokovan.wake(group, why)
                 except (BackendError, TimeoutError) as exc:
                     log.info("sokovan.not_woken", group=group, why=why, error=repr(exc))
         finally:

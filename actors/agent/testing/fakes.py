@@ -90,7 +90,8 @@ class RecordingManager:
             self._news.clear()
             left = deadline - asyncio.get_running_loop().time()
             try:
-                await asyncio.wait_for(self._news.wait(), max(0.0, left))
+                async with asyncio.timeout(max(0.0, left)):
+                    await self._news.wait()
             except TimeoutError:
                 told = [(f.kernel_id[:8], f.status.value, f.reason, f.message) for f in self.facts]
                 raise AssertionError(f"not told within {timeout_s:g} s; told so far: {told}") from None

@@ -262,7 +262,7 @@ async def test_engine_that_is_away_while_a_kernel_is_ended(
     agent: Agent, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The devices stay held, and nobody is told of an end, until the container is gone for sure."""
-    monkeypatch.setattr("actors.agent.kernel.FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr("actors.agent.kernel.FIRST_RETRY_S", 0.1)
     first, second = kernel_spec(0), kernel_spec(0)
     await start(agent, bench, first)
     bench.backend.stop_errors = [ENGINE_AWAY, ZeroDivisionError(), ENGINE_AWAY]
