@@ -13,11 +13,12 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from backendai_ray.core.execution import ExecMode, RunOutput
+from backendai_ray.core.explanations import Explanation
 from backendai_ray.core.ids import AccessKey, AgentId, KernelId, ResourceGroupName, SessionId
 from backendai_ray.core.lifecycle import StatusChange
 from backendai_ray.core.quotas import Limits, Scope, Use
 from backendai_ray.core.reports import KernelFact
-from backendai_ray.core.scheduling import Applied, Changes, Placement, Plan, Refusal
+from backendai_ray.core.scheduling import Applied, Changes, PendingSession, Plan
 from backendai_ray.core.sessions import KernelSpec, Reason, Session, SessionSpec, Status
 
 
@@ -228,6 +229,16 @@ class Keypair:
     is_admin: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearsed:
+    """What a submit would lead to; exactly one of the two is there."""
+
+    session: PendingSession | None = None
+    """As the scheduler would see it."""
+    reused: Session | None = None
+    """The live session of that name that would be returned."""
+
+
 class AgentStatus(StrEnum):
     """Whether a node takes part; the original's names."""
 
@@ -279,6 +290,10 @@ class ManagerContract(Protocol):
     # for the front door
     async def keypair(self, access_key: str) -> Keypair | None: ...
     async def submit(self, request: SubmitRequest) -> Submitted: ...
+    async def rehearse(self, request: SubmitRequest) -> Rehearsed:
+        """Check a draft as :meth:`submit` does, and take nothing in."""
+        ...
+
     async def session(self, access_key: AccessKey, name_or_id: str) -> Session:
         """Return the live session of that name, or any session of that id (or unique id prefix of 8 and more).
 
@@ -346,8 +361,12 @@ class SokovanContract(Protocol):
         """Something changed: run a pass soon. Cheap, coalesced, and safe to lose (a slow sweep asks anyway)."""
         ...
 
-    async def explain(self, group: ResourceGroupName, session_id: SessionId) -> Refusal | Placement:
+    async def explain(self, group: ResourceGroupName, session_id: SessionId) -> Explanation:
         """Return why a pending session waits (or where it goes if a pass ran now)."""
+        ...
+
+    async def rehearse(self, group: ResourceGroupName, session: PendingSession) -> Explanation:
+        """Return what would become of a session if it were submitted now."""
         ...
 
 
@@ -358,7 +377,8 @@ class PolicyHostContract(Protocol):
         """Take the changes in and return a plan; ``None`` asks for the whole world (numbers do not join up)."""
         ...
 
-    async def explain(self, session_id: SessionId, now: float) -> Refusal | Placement: ...
+    async def explain(self, session_id: SessionId, now: float) -> Explanation: ...
+    async def rehearse(self, session: PendingSession, now: float) -> Explanation: ...
     async def position(self) -> tuple[str, int]:
         """Return ``(incarnation, upto)`` of the snapshot held."""
         ...

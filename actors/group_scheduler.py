@@ -16,8 +16,9 @@ from typing import Any
 import structlog
 
 from backendai_ray.core.errors import InvalidParameter, Unavailable
+from backendai_ray.core.explanations import Explanation
 from backendai_ray.core.ids import ResourceGroupName, SessionId
-from backendai_ray.core.scheduling import Changes, Placement, Plan, Refusal
+from backendai_ray.core.scheduling import Changes, PendingSession, Plan, Refusal
 
 from .contracts import ManagerContract, PolicyHostContract
 
@@ -127,18 +128,30 @@ class GroupScheduler:
             else:
                 self._failures_in_a_row = 0
 
-    async def explain(self, session_id: SessionId) -> Refusal | Placement:
-        """Return why a session waits, as of now.
+    async def explain(self, session_id: SessionId) -> Explanation:
+        """Return why a session waits, as of now, and when it may start.
 
         Raises:
             SessionNotFound: it is not waiting (any more).
             Unavailable: the Manager or the policy actor is away.
         """
+        return await (await self._up_to_date()).explain(session_id, self._clock())
+
+    async def rehearse(self, session: PendingSession) -> Explanation:
+        """Return what would become of a session if it were submitted now.
+
+        Raises:
+            Unavailable: the Manager or the policy actor is away.
+        """
+        return await (await self._up_to_date()).rehearse(session, self._clock())
+
+    async def _up_to_date(self) -> PolicyHostContract:
+        """Return the policy actor once it knows, and has decided on, the present."""
         async with self._lock:
             await self._pass()
             if not self._settled:
                 await self._round()
-            return await (await self._connected()).explain(session_id, self._clock())
+            return await self._connected()
 
     # ── one pass ──────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -34,6 +34,8 @@ _TIMEOUTS: Mapping[str, float] = {
     "inspect": 10.0,
     "decide": 60.0,
     "apply": 30.0,
+    "explain": 30.0,
+    "rehearse": 30.0,
     "submit": 30.0,
     "open_download": 300.0,
     "write_file": 60.0,

@@ -16,17 +16,29 @@ from typing import Any, TypeVar
 import structlog
 
 from backendai_ray.core.errors import InvalidParameter, SessionNotFound, Unavailable
+from backendai_ray.core.explanations import Explanation
 from backendai_ray.core.ids import AgentId, ResourceGroupName, SessionId
 from backendai_ray.core.reports import NodeReport
-from backendai_ray.core.scheduling import Changes, NodeChanged, Placement, Plan, Refusal, SchedulingPolicy, Snapshot
+from backendai_ray.core.scheduling import (
+    Changes,
+    NodeChanged,
+    PendingSession,
+    Placement,
+    Plan,
+    Refusal,
+    SchedulingPolicy,
+    Snapshot,
+)
 from backendai_ray.plugins import load_policy
 from policies.checking import problems_of
 from policies.columns import RoomCache
+from policies.explaining import explanation_of
 from policies.fifo import FifoPolicy
 from policies.mirror import Mirror
 from policies.selection import Concentrated
 
 from .contained import Hung, run_contained
+from .foresight import Foresight
 
 log = structlog.get_logger()
 
@@ -85,6 +97,8 @@ class PolicyHost:
         self._fallback = _fifo()
         self._usable = True
         self._quarantined_until = 0.0
+        self._foresight = Foresight(group, load=load)
+        self._foresight.configure("fifo", "concentrated", {})
         self._lock = asyncio.Lock()
         self.warning = ""
         """Why ``fifo`` decides instead of the policy that is configured; empty when it does not."""
@@ -104,6 +118,7 @@ class PolicyHost:
             if wanted == self._wanted and self._usable:
                 return
             self._wanted = wanted
+            self._foresight.configure(policy, selection, dict(options))
             self._quarantined_until = 0.0
             try:
                 self._policy = await self._make()
@@ -125,20 +140,42 @@ class PolicyHost:
             starts = [at for at in (plan.next_at, self._mirror.next_start(now)) if at is not None]
             return replace(plan, next_at=min(starts, default=None), warning=self.warning)
 
-    async def explain(self, session_id: SessionId, now: float) -> Refusal | Placement:
-        """Return why a pending session waits, or where it goes.
+    async def explain(self, session_id: SessionId, now: float) -> Explanation:
+        """Return why a pending session waits, or where it goes, and when it may start.
 
         Raises:
             SessionNotFound: it is not pending in the world held.
         """
         async with self._lock:
             snapshot = self._mirror.snapshot(now)
-            if all(session.id != session_id for session in snapshot.pending):
+            session = next((session for session in snapshot.pending if session.id == session_id), None)
+            if session is None:
                 raise SessionNotFound(f"session {session_id} is not waiting", session_id=session_id)
-            outcome = await self._explanation(snapshot, session_id)
-            if isinstance(outcome, Refusal) and self.warning:
-                return replace(outcome, message=f"{outcome.message} ({self.warning})")
-            return outcome
+            explanation = await self._explained(snapshot, session)
+            world = self._mirror.incarnation, self._mirror.upto
+        return await self._with_estimate(explanation, snapshot, session, world)
+
+    async def rehearse(self, session: PendingSession, now: float) -> Explanation:
+        """Return what would become of a session if it were submitted now; nothing remembers that it was asked."""
+        async with self._lock:
+            snapshot = self._mirror.snapshot(now)
+            snapshot = replace(snapshot, pending=(*snapshot.pending, replace(session, submitted_at=now)))
+            explanation = await self._explained(snapshot, session)
+        return await self._with_estimate(explanation, snapshot, session, None)
+
+    async def _explained(self, snapshot: Snapshot, session: PendingSession) -> Explanation:
+        outcome = await self._explanation(snapshot, session.id)
+        if isinstance(outcome, Refusal) and self.warning:
+            outcome = replace(outcome, message=f"{outcome.message} ({self.warning})")
+        in_detail = partial(explanation_of, snapshot, session, outcome, self._rooms)
+        explanation = await self._contained(in_detail)
+        return replace(explanation, policy=self._wanted.policy, warning=self.warning)
+
+    async def _with_estimate(
+        self, explanation: Explanation, snapshot: Snapshot, session: PendingSession, world: object
+    ) -> Explanation:
+        estimate = await self._foresight.start_of(session.id, explanation.outcome, snapshot, world)
+        return replace(explanation, estimate=estimate)
 
     # ── deciding, contained ───────────────────────────────────────────────────────────────────────────────────────
 

@@ -16,8 +16,9 @@ import structlog
 
 from backendai_ray.config import Settings
 from backendai_ray.core.errors import InvalidParameter, Unavailable
+from backendai_ray.core.explanations import Explanation
 from backendai_ray.core.ids import ResourceGroupName, SessionId
-from backendai_ray.core.scheduling import Placement, Refusal
+from backendai_ray.core.scheduling import PendingSession
 
 from .contracts import ManagerContract, PolicyHostContract
 from .group_scheduler import GroupScheduler
@@ -93,20 +94,32 @@ class Sokovan:
             return
         scheduler.wake()
 
-    async def explain(self, group: ResourceGroupName, session_id: SessionId) -> Refusal | Placement:
-        """Return why a pending session waits (or where it goes if a pass ran now).
+    async def explain(self, group: ResourceGroupName, session_id: SessionId) -> Explanation:
+        """Return why a pending session waits (or where it goes if a pass ran now), and when it may start.
 
         Raises:
             InvalidParameter: there is no such resource group.
             SessionNotFound: the session is not waiting.
             Unavailable: the Manager or the policy actor is away.
         """
+        return await (await self._scheduler(group)).explain(session_id)
+
+    async def rehearse(self, group: ResourceGroupName, session: PendingSession) -> Explanation:
+        """Return what would become of a session if it were submitted now; it is not.
+
+        Raises:
+            InvalidParameter: there is no such resource group.
+            Unavailable: the Manager or the policy actor is away.
+        """
+        return await (await self._scheduler(group)).rehearse(session)
+
+    async def _scheduler(self, group: ResourceGroupName) -> GroupScheduler:
         if group not in self._groups:
             await self._learn_groups()
         scheduler = self._groups.get(group)
         if scheduler is None:
             raise InvalidParameter(f"group: there is no resource group {group!r}", field="group")
-        return await scheduler.explain(session_id)
+        return scheduler
 
     async def stats(self) -> Mapping[str, Mapping[str, Any]]:
         """Return counters by resource group."""

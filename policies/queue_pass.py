@@ -183,9 +183,10 @@ class QueuePass:
             yield session, outcome
 
     def _in_detail(self, session: PendingSession, refusal: Refusal, ahead: int) -> Refusal:
-        code, message = refusal.code, refusal.message
+        code, message, behind = refusal.code, refusal.message, None
         if code is RefusalCode.BEHIND_HEAD and self._head is not None:
             head, waits_for = self._head
+            behind = head.id
             message = f"waits behind session {head.id}, which {waits_for.message}; {ahead} waiting before it"
             mark = self.room.mark()
             own = self._try(session)
@@ -195,8 +196,8 @@ class QueuePass:
                 if self._reservation is not None:
                     message = f"{message}, but it {_WOULD_DELAY}"
             elif own.code in OWN_REASONS:
-                code, message = own.code, own.message
-        return Refusal(session.id, code, message, node_refusals(self.room, session))
+                code, message, behind = own.code, own.message, None
+        return Refusal(session.id, code, message, node_refusals(self.room, session), ahead, behind)
 
     def _try(self, session: PendingSession) -> Placement | _Verdict:
         """Place a session whatever waits before it; identical requests that found no room are judged once."""

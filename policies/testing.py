@@ -24,6 +24,7 @@ from backendai_ray.core.scheduling import (
     PendingSession,
     Placement,
     Refusal,
+    RefusalCode,
     SchedulingPolicy,
     Snapshot,
 )
@@ -31,6 +32,7 @@ from backendai_ray.core.sessions import ClusterMode
 
 from .checking import problems_of, without_answer
 from .invariants import over_allocated, room_left_idle, split_gangs
+from .reasons import OWN_REASONS
 from .selection import Concentrated
 from .testing_worlds import (
     GIB,
@@ -193,13 +195,15 @@ class PolicyConformance:
         @given(snapshots())
         def check(snapshot: Snapshot) -> None:
             policy = self.make_policy()
-            placed = {placement.session_id: placement for placement in policy.decide(snapshot).placements}
+            plan = policy.decide(snapshot)
+            placed = {placement.session_id: placement for placement in plan.placements}
+            refused = {refusal.session_id: refusal.code for refusal in plan.refusals}
             for session in snapshot.pending:
                 outcome = policy.explain(snapshot, session.id)
                 if session.id in placed:
                     assert outcome == placed[session.id]
                 else:
-                    _check_explanation(snapshot, session, outcome)
+                    _check_explanation(snapshot, session, outcome, refused[session.id])
 
         check()
 
@@ -222,8 +226,11 @@ def _check_eligible(session: PendingSession, placement: Placement, nodes: dict[A
         assert len(agents) == 1
 
 
-def _check_explanation(snapshot: Snapshot, session: PendingSession, outcome: object) -> None:
+def _check_explanation(snapshot: Snapshot, session: PendingSession, outcome: object, decided: RefusalCode) -> None:
     assert isinstance(outcome, Refusal)
+    # Of a session behind others a pass need not know more; an explanation says what it could not start for anyway.
+    says_more = decided is RefusalCode.BEHIND_HEAD and outcome.code in OWN_REASONS
+    assert outcome.code is decided or says_more
     assert outcome.session_id == session.id
     assert outcome.message
     named = [refusal.agent_id for refusal in outcome.nodes]

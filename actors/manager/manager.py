@@ -15,6 +15,7 @@ from actors.contracts import (
     AgentView,
     Keypair,
     QuotaView,
+    Rehearsed,
     Route,
     SessionPage,
     SokovanContract,
@@ -196,6 +197,10 @@ class Manager:
     async def submit(self, request: SubmitRequest) -> Submitted:
         """Take a session in; see :meth:`.submission.Submission.submit` for what it raises."""
         return await (await self._ready()).submission.submit(request)
+
+    async def rehearse(self, request: SubmitRequest) -> Rehearsed:
+        """Check a draft as :meth:`submit` does, and take nothing in."""
+        return await (await self._ready()).submission.rehearse(request)
 
     async def session(self, access_key: AccessKey, name_or_id: str) -> Session:
         """Return the owner's session of that name, id, or beginning of an id.

@@ -8,7 +8,7 @@ import json
 from dataclasses import replace
 from weakref import WeakValueDictionary
 
-from actors.contracts import SubmitRequest, Submitted
+from actors.contracts import Rehearsed, SubmitRequest, Submitted
 from backendai_ray.config import ManagerSettings
 from backendai_ray.core.errors import (
     Conflict,
@@ -25,11 +25,12 @@ from backendai_ray.core.slots import ResourceSlots, total
 from backendai_ray.records import to_plain
 from backendai_ray.store import Batch, IdempotencyRecord
 
-from .dependencies import note_dependencies
+from .dependencies import Waiting, note_dependencies
 from .journal import Journal
 from .lookup import Lookup
 from .nodes import Node
 from .ports import Clock, ManagerStore, NewId
+from .views import pending_session
 from .world import World
 
 
@@ -69,6 +70,18 @@ class Submission:
             StoreUnavailable: nothing was taken in.
         """
         return await asyncio.shield(self._submit(request))
+
+    async def rehearse(self, request: SubmitRequest) -> Rehearsed:
+        """Check a draft as :meth:`submit` does, in the same order and with the same errors, and take nothing in."""
+        spec = await self._with_dependency_ids(request.spec)
+        holder = self._world.book.named(spec.access_key, spec.name)
+        if holder is not None:
+            return Rehearsed(reused=self._lookup.present(self._reuse(self._world.book.live[holder], request).session))
+        self._check(spec)
+        waiting = Waiting()  # one of its own, which nobody else sees
+        await note_dependencies(waiting, self._world.book, self._store, spec)
+        self._refuse_doomed(waiting, spec)
+        return Rehearsed(session=pending_session(self._new_session(spec), waiting_for=waiting.unmet(spec.id)))
 
     async def _submit(self, request: SubmitRequest) -> Submitted:
         known = self._world.book.live.get(request.spec.id)
@@ -118,8 +131,7 @@ class Submission:
         self._world.allowances.enter_queue(spec)  # before the commit, so that many at once do not pass the limit
         try:
             await note_dependencies(self._world.waiting, self._world.book, self._store, spec)
-            if why := self._world.waiting.doomed.get(spec.id, ""):
-                raise InvalidParameter(f"dependencies: the session could never start: {why}", field="dependencies")
+            self._refuse_doomed(self._world.waiting, spec)
             session = await self._commit(spec, request.request_id, records)
         except BaseException:
             self._world.waiting.forget(spec.id)
@@ -196,6 +208,11 @@ class Submission:
             )
         self._check_size(spec)
         self._world.allowances.check_queue(spec)
+
+    @staticmethod
+    def _refuse_doomed(waiting: Waiting, spec: SessionSpec) -> None:
+        if why := waiting.doomed.get(spec.id, ""):
+            raise InvalidParameter(f"dependencies: the session could never start: {why}", field="dependencies")
 
     def _check_size(self, spec: SessionSpec) -> None:
         """Refuse what no node of the group could ever hold, as far as nodes are known."""

@@ -6,6 +6,7 @@ from actors.contracts import SokovanContract
 from backendai_ray.core.allocator import DeviceMap
 from backendai_ray.core.devices import Allocation
 from backendai_ray.core.errors import SessionNotFound, Unavailable
+from backendai_ray.core.explanations import Explanation
 from backendai_ray.core.ids import AgentId, KernelId, ResourceGroupName, SessionId
 from backendai_ray.core.reports import NodeReport
 from backendai_ray.core.scheduling import (
@@ -16,7 +17,6 @@ from backendai_ray.core.scheduling import (
     PendingSession,
     Placement,
     Plan,
-    Refusal,
     SessionQueued,
 )
 
@@ -33,8 +33,11 @@ class FakeSokovan(SokovanContract):
             raise Unavailable("sokovan is away")
         self.wakes.append((group, why))
 
-    async def explain(self, group: ResourceGroupName, session_id: SessionId) -> Refusal | Placement:
+    async def explain(self, group: ResourceGroupName, session_id: SessionId) -> Explanation:
         raise SessionNotFound(session_id=session_id)
+
+    async def rehearse(self, group: ResourceGroupName, session: PendingSession) -> Explanation:
+        raise Unavailable("sokovan is a fake")
 
 
 def first_come_plan(world: Changes) -> Plan:

@@ -9,33 +9,9 @@ import click
 
 from backendai_ray.cli import options
 from backendai_ray.cli.output import output_for, print_json
-from backendai_ray.core.sessions import Status
 
 if TYPE_CHECKING:
     from backendai_ray.client import DependencyNode
-
-
-@click.command("explain")
-@options.session_argument
-@options.json_option
-def explain_command(session: str, as_json: bool) -> None:
-    """Say why SESSION waits, node by node.
-
-    \b
-    bai explain my-session
-    """
-    with options.make_client() as client:
-        handle = client.sessions.get(session)
-        explanation = handle.explain()
-    out = output_for(as_json)
-    if as_json:
-        out.record({"session_id": handle.id, **explanation.model_dump(mode="json")}, ())
-        return
-    click.echo(f"{handle.name} is {explanation.status}: {explanation.message or explanation.code}")
-    if explanation.status == Status.PENDING:
-        columns = (("NODE", "agent_id"), ("REASON", "code"), ("MISSING", "shortfall"), ("EXPLANATION", "message"))
-        rows = [node.model_dump(mode="json") for node in explanation.nodes]
-        out.table(columns, rows, empty="No node was looked at.")
 
 
 @click.command("history")

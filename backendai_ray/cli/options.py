@@ -24,6 +24,26 @@ def make_client() -> Client:
     return Client()
 
 
+def batch_options(command: _F) -> _F:
+    """Add the options of commands that leave a session to itself."""
+    options = (
+        click.option("--batch", "command", metavar="COMMAND", help="Make a batch session, which runs this and ends."),
+        click.option("--batch-timeout", type=click.FloatRange(min=0), help="Seconds that the command may take."),
+        click.option("--starts-at", help="Not before this date (ISO 8601), or so long from now, such as 2h."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def batch_arguments(command: str | None, batch_timeout: float | None, starts_at: str | None) -> dict[str, Any]:
+    """Turn the options of :func:`batch_options` into arguments of ``sessions.create``."""
+    arguments: dict[str, Any] = {"batch_timeout_s": batch_timeout, "starts_at": starts_at}
+    if command is not None:
+        arguments |= {"type": "batch", "startup_command": command}
+    return arguments
+
+
 def creation_options(command: _F) -> _F:
     """Add the options of commands that make a session."""
     options = (

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 @click.command("start")
 @click.argument("image")
-@click.option("--batch", "command", metavar="COMMAND", help="Make a batch session, which runs this and ends.")
-@click.option("--batch-timeout", type=click.FloatRange(min=0), help="Seconds that the command may take.")
-@click.option("--starts-at", help="Not before this date (ISO 8601).")
+@options.batch_options
 @click.option("--no-wait", is_flag=True, help="Return when it is queued.")
 @options.creation_options
 @options.json_option
@@ -45,12 +43,9 @@ def start_command(
     bai start python --batch 'python -c "print(42)"'
     """
     arguments = options.creation_arguments(**creation)
-    if command is not None:
-        arguments |= {"type": "batch", "startup_command": command}
+    arguments |= options.batch_arguments(command, batch_timeout, starts_at)
     with options.make_client() as client, start_progress() as show:
-        session = client.sessions.create(
-            image, **arguments, batch_timeout_s=batch_timeout, starts_at=starts_at, wait=not no_wait, on_progress=show
-        )
+        session = client.sessions.create(image, **arguments, wait=not no_wait, on_progress=show)
         info = session.info()
     output_for(as_json).done(f"{info.name}  {info.status}  {info.id}", info.model_dump(mode="json"))
 

@@ -16,10 +16,12 @@ from backendai_ray.client._models import (
     NodeInfo,
     NodeRefusal,
     OutputChunk,
+    PlacedKernel,
     QuotaInfo,
     RunResult,
     SessionInfo,
     SessionPage,
+    StartEstimate,
     StatusChange,
 )
 from backendai_ray.client._runs import AsyncRun, InputSource
@@ -45,6 +47,7 @@ __all__ = [
     "NodeInfo",
     "NodeRefusal",
     "OutputChunk",
+    "PlacedKernel",
     "QuotaInfo",
     "Run",
     "RunResult",
@@ -52,6 +55,7 @@ __all__ = [
     "SessionInfo",
     "SessionPage",
     "Sessions",
+    "StartEstimate",
     "StatusChange",
     "Terminal",
     "load_config",

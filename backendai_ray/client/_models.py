@@ -139,13 +139,60 @@ class NodeRefusal(_Record):
     shortfall: Amounts = Field(default_factory=dict)
 
 
-class Explanation(_Record):
-    """Why a session waits, or why it is in its status."""
+class StartEstimate(_Record):
+    """When a session may start, if nothing new is submitted."""
 
+    at: Moment = None
+    """``None``: not known; :attr:`message` says why."""
+    not_before: Moment = None
+    """Where it is not known: how far was looked ahead in vain."""
+    basis: Text = "unknown"
+    """``now``, ``start-time``, ``time-limits`` or ``unknown``."""
+    message: Text = ""
+
+
+class PlacedKernel(_Record):
+    """Where one container goes."""
+
+    kernel_id: Text = ""
+    agent_id: Text = ""
+    devices: Mapping[str, Mapping[str, int]] = Field(default_factory=dict)
+    """Units by slot and device."""
+
+
+class Explanation(_Record):
+    """Why a session waits, where it would go, or why it is in its status."""
+
+    session_id: Text = ""
+    """Empty: of a rehearsal, which makes no session."""
+    session_name: Text = ""
     status: Text = ""
     code: Text = Field("", validation_alias=_named("code", "reason"))
+    """The binding reason; ``placeable`` when there is room now."""
     message: Text = ""
+    position: int | None = None
+    """Its place in the order in which sessions are tried, from 1."""
+    waiting: int = 0
+    """How many sessions wait in its resource group."""
+    behind: Text = ""
+    """The session whose turn, or whose reservation, keeps it back."""
+    closest: NodeRefusal | None = None
+    """The node that lacks least, where room is what is missing."""
+    fragmentation: Text = "none"
+    """``within-node``, ``across-nodes`` or ``none``: whether enough is free, but in pieces."""
+    estimate: StartEstimate | None = None
+    """Of a session that waits."""
+    placement: tuple[PlacedKernel, ...] = ()
+    """Where it goes, if there is room now."""
     nodes: tuple[NodeRefusal, ...] = ()
+    policy: Text = ""
+    warning: Text = ""
+    """Why another policy decides in place of the configured one."""
+
+    @property
+    def is_placeable(self) -> bool:
+        """Whether it starts with the next pass."""
+        return bool(self.placement)
 
 
 class DependencyNode(_Record):

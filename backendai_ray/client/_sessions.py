@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from secrets import token_hex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 from urllib.parse import quote
 
+from backendai_ray.client._creation import Amount, Creation, creation_body
 from backendai_ray.client._handle import AsyncSession
-from backendai_ray.client._models import SessionInfo, SessionPage
+from backendai_ray.client._models import Explanation, SessionInfo, SessionPage
 from backendai_ray.core.errors import BackendError, InvalidParameter
 from backendai_ray.core.sessions import TERMINAL, ClusterMode, DependencyFailure, SessionType, Status
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 LIVE = tuple(str(s) for s in Status if s not in TERMINAL)
 """The statuses of sessions that have not ended."""
-
-Amount = str | int | float
 
 
 class AsyncSessions:
@@ -100,40 +98,50 @@ class AsyncSessions:
             KernelStartFailed, ImageNotFound: it could not start.
             RequestTimeout: it did not run in time. Whenever waiting fails, the session is ended again.
         """
-        slots = {"cpu": cpu, "mem": mem, **(resources or {})}
-        config = {
-            "resources": {slot: str(amount) for slot, amount in slots.items()},
-            "resource_opts": {"shmem": str(shmem)} if shmem is not None else {},
-            "environ": dict(env or {}),
-            "scalingGroup": resource_group,
-            "agentList": list(agents) or None,
-            "preopen_ports": list(preopen_ports) or None,
-        }
-        body = {
-            "image": image,
-            "name": name if name is not None else f"{str(type)[:11]}-{token_hex(4)}",
-            "type": str(type),
-            "clusterSize": cluster_size,
-            "clusterMode": str(cluster_mode),
-            "startupCommand": startup_command,
-            "bootstrap_script": bootstrap_script,
-            "batch_timeout": batch_timeout_s,
-            "priority": priority,
-            "requeue": requeue,
-            "starts_at": starts_at,
-            "dependencies": list(depends_on) or None,
-            "dependency_failure": str(dependency_failure) if dependency_failure != DependencyFailure.CANCEL else None,
-            "pending_timeout": pending_timeout_s,
-            "callbackURL": callback_url,
-            "tag": tag,
-            "reuseIfExists": reuse,
-            "enqueueOnly": True,
-            "config": _given(config),
-        }
-        session = await self._submit(_given(body))
+        body = creation_body(
+            image,
+            name=name,
+            type=type,
+            cpu=cpu,
+            mem=mem,
+            resources=resources,
+            shmem=shmem,
+            cluster_size=cluster_size,
+            cluster_mode=cluster_mode,
+            env=env,
+            startup_command=startup_command,
+            bootstrap_script=bootstrap_script,
+            batch_timeout_s=batch_timeout_s,
+            priority=priority,
+            requeue=requeue,
+            starts_at=starts_at,
+            depends_on=depends_on,
+            dependency_failure=dependency_failure,
+            pending_timeout_s=pending_timeout_s,
+            resource_group=resource_group,
+            agents=agents,
+            preopen_ports=preopen_ports,
+            callback_url=callback_url,
+            tag=tag,
+            reuse=reuse,
+        )
+        session = await self._submit(body)
         if wait:
             await self._start(session, timeout, on_progress)
         return session
+
+    async def dry_run(self, image: str, **asked: Unpack[Creation]) -> Explanation:
+        """Return where a session would go if it were asked for now, or why it would wait and for how long.
+
+        Args:
+            image: As for :meth:`create`.
+            asked: As for :meth:`create`, but for what is about waiting for the session.
+
+        Raises:
+            InvalidParameter, NameInUse, InsufficientResources: :meth:`create` would be refused for the same reason.
+        """
+        body = creation_body(image, **asked)
+        return Explanation.model_validate(await self._transport.json("POST", "/session/_/dry-run", body=body))
 
     async def get(self, name_or_id: str) -> AsyncSession:
         """Return a handle to the session of that name or id.
@@ -196,7 +204,3 @@ class AsyncSessions:
         except (BackendError, asyncio.CancelledError):
             await asyncio.shield(session.abandon_if_created())  # the caller has no handle to it yet
             raise
-
-
-def _given(body: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in body.items() if value is not None}

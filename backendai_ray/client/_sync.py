@@ -202,6 +202,7 @@ class Sessions(_Face[AsyncSessions]):
     """What a client does with sessions as a whole."""
 
     create = _giving_session(AsyncSessions.create)
+    dry_run = _plain(AsyncSessions.dry_run)
     get = _giving_session(AsyncSessions.get)
     list = _plain(AsyncSessions.list)
     iterate = _iterating(AsyncSessions.iterate)

@@ -148,6 +148,10 @@ class Refusal:
     """A sentence for the person who waits."""
     nodes: tuple[NodeRefusal, ...] = ()
     """Per node; a live pass may leave it empty, an explanation fills it."""
+    ahead: int | None = None
+    """How many that wait are tried before it; only an explanation says so."""
+    behind: SessionId | None = None
+    """Whose turn, or whose reservation, keeps it back; only an explanation says so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,14 +28,17 @@ from actors.contracts import (
     FileEntry,
     Keypair,
     QuotaView,
+    Rehearsed,
     Route,
     SessionPage,
     SubmitRequest,
     Submitted,
     Transfer,
 )
+from actors.manager.views import pending_session
 from backendai_ray.api import Services
 from backendai_ray.bus import DomainEvent, Entry, Gap, names_of, parse_event_id
+from backendai_ray.core.devices import Allocation
 from backendai_ray.core.errors import (
     BackendError,
     BusUnavailable,
@@ -49,10 +52,11 @@ from backendai_ray.core.errors import (
     StaleRoute,
 )
 from backendai_ray.core.execution import ConsoleRecord, ExecMode, RunOutput, RunStatus
-from backendai_ray.core.ids import AccessKey, AgentId, KernelId, ResourceGroupName, SessionId
+from backendai_ray.core.explanations import Explanation, Fragmentation, StartBasis, StartEstimate
+from backendai_ray.core.ids import AccessKey, AgentId, DeviceId, KernelId, ResourceGroupName, SessionId
 from backendai_ray.core.lifecycle import StatusChange
 from backendai_ray.core.quotas import Limits, Scope, Use, scopes_of
-from backendai_ray.core.scheduling import NodeRefusal, Placement, Refusal, RefusalCode
+from backendai_ray.core.scheduling import KernelPlacement, NodeRefusal, PendingSession, Placement, Refusal, RefusalCode
 from backendai_ray.core.sessions import Kernel, Reason, Session, SessionResult, SessionType, Status
 from backendai_ray.core.slots import ResourceSlots
 
@@ -181,6 +185,16 @@ class FakeManager:
 
     def _live(self, access_key: AccessKey) -> list[Session]:
         return [s for s in self.kept.values() if s.spec.access_key == access_key and not s.is_terminal]
+
+    async def rehearse(self, request: SubmitRequest) -> Rehearsed:
+        self.faults.on("manager.rehearse")
+        for session in self._live(request.spec.access_key):
+            if session.spec.name == request.spec.name:
+                if not request.reuse_if_exists:
+                    raise NameInUse(f"name: {request.spec.name!r} is in use")
+                return Rehearsed(reused=session)
+        kernels = tuple(Kernel(id=KernelId(f"k{i}"), role="main", index=1) for i in range(request.spec.cluster_size))
+        return Rehearsed(session=pending_session(Session(spec=request.spec, kernels=kernels)))
 
     async def session(self, access_key: AccessKey, name_or_id: str) -> Session:
         self.faults.on("manager.session")
@@ -312,15 +326,32 @@ class FakeManager:
 
 
 class FakeSokovan:
-    """Refuses everything, and says why."""
+    """Refuses all sessions but small ones, and says why."""
 
     async def wake(self, group: ResourceGroupName, why: str) -> None:
         del group, why
 
-    async def explain(self, group: ResourceGroupName, session_id: SessionId) -> Refusal | Placement:
+    async def explain(self, group: ResourceGroupName, session_id: SessionId) -> Explanation:
         del group
         node = NodeRefusal(AgentId("node-1"), RefusalCode.NOT_ENOUGH, "cpu: 1 missing", ResourceSlots({"cpu": 1000}))
-        return Refusal(session_id, RefusalCode.NOT_ENOUGH, "no node has 1 core free", (node,))
+        message = "no node has 1 core free"
+        return Explanation(
+            outcome=Refusal(session_id, RefusalCode.NOT_ENOUGH, message, (node,), 2, SessionId("first")),
+            position=3,
+            waiting=5,
+            closest=node,
+            fragmentation=Fragmentation.ACROSS_NODES,
+            estimate=StartEstimate(basis=StartBasis.TIME_LIMITS, at=1e9, message="at its time"),
+            policy="fifo",
+        )
+
+    async def rehearse(self, group: ResourceGroupName, session: PendingSession) -> Explanation:
+        if session.slots.amount("cpu") > 1000:
+            return await self.explain(group, session.id)
+        allocation = Allocation((("cpu", DeviceId("0"), 1000),))
+        placement = Placement(session.id, 0, (KernelPlacement(session.kernel_ids[0], AgentId("node-1"), allocation),))
+        now = StartEstimate(basis=StartBasis.NOW, at=1e9, message="there is room for it now")
+        return Explanation(outcome=placement, waiting=1, estimate=now, policy="fifo")
 
 
 @dataclass

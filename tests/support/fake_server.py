@@ -144,6 +144,8 @@ class FakeServer:
     def __init__(self) -> None:
         self.sessions: dict[str, FakeSession] = {}
         self.requests: list[httpx.Request] = []
+        self.rehearsed: list[dict[str, Any]] = []
+        self.rehearsal: dict[str, Any] = {**EXPLANATION, "sessionName": "rehearsed", "status": "PENDING"}
         self.start_path: list[tuple[str, str, str]] = [("RUNNING", "started", "")]
         self.program: Program = echo_program
         self.events: list[list[bytes]] = []
@@ -234,6 +236,9 @@ class FakeServer:
                 return self._list(request)
             case ("POST", "session"):
                 return self._create(json.loads(request.content))
+            case ("POST", "session", "_", "dry-run"):
+                self.rehearsed.append(json.loads(request.content))
+                return httpx.Response(200, json=self.rehearsal)
             case (method, "session", name, *rest):
                 return self._session_call(request, method, self._find(name), "/".join(rest))
         raise NotFound(f"no route {request.method} {request.url.path}")
@@ -276,7 +281,7 @@ class FakeServer:
             case ("GET", "status-history"):
                 return httpx.Response(200, json={"result": {}, "changes": session.history})
             case ("GET", "explain"):
-                return httpx.Response(200, json={**EXPLANATION, "status": session.status})
+                return httpx.Response(200, json={**EXPLANATION, "sessionId": session.id, "status": session.status})
             case ("GET", "dependency-graph"):
                 return httpx.Response(200, json=dependency_graph(session))
         raise NotFound(f"no route {method} {what}")
@@ -355,6 +360,13 @@ NODE = {
 EXPLANATION = {
     "reason": "not-enough",
     "message": "no node has room",
+    "position": 2,
+    "waiting": 3,
+    "behind": "first",
+    "closest": {"agentId": "node-1", "code": "not-enough", "message": "1 core short", "shortfall": {"cpu": "1"}},
+    "fragmentation": "none",
+    "estimate": {"at": "2026-01-02T03:04:05+00:00", "notBefore": None, "basis": "time-limits", "message": "at 03:04"},
+    "policy": "fifo",
     "nodes": [{"agentId": "node-1", "code": "not-enough", "message": "1 core short", "shortfall": {"cpu": "1"}}],
 }
 

@@ -17,6 +17,7 @@ from backendai_ray.api.context import Context, ContextDep
 from backendai_ray.api.requests import ApiRoute, Caller, CallerDep, caller_of
 from backendai_ray.api.routers.names import errors
 from backendai_ray.api.schemas.create import CreatedSession, CreateSession
+from backendai_ray.api.schemas.explanations import ExplanationView
 from backendai_ray.api.to_core import to_core
 from backendai_ray.core.errors import InvalidParameter, SessionNotFound
 from backendai_ray.core.ids import AccessKey, SessionId
@@ -68,8 +69,35 @@ async def create(request: Request, context: ContextDep, caller: CallerDep, body:
     return shown(answer, 201 if submitted.created else 200)
 
 
+@router.post(
+    "/session/_/dry-run",
+    summary="Rehearse creating a session",
+    response_model=ExplanationView,
+    responses=errors(403, 404, 409),
+)
+async def dry_run(request: Request, context: ContextDep, caller: CallerDep, body: CreateSession) -> Response:
+    """Check a create call and return where its session would go, or why it would wait and for how long; make nothing.
+
+    Whatever would be refused is refused with the same error.
+    """
+    if body.owner_access_key:
+        caller = caller_of(request, body.owner_access_key)
+    draft = await _draft(context, caller, body)
+    rehearsed = await context.reach.manager(lambda: context.services.manager.rehearse(draft))
+    if rehearsed.reused is not None:
+        return shown(ExplanationView.of_status(rehearsed.reused))
+    session, spec = rehearsed.session, draft.spec
+    assert session is not None
+    explanation = await context.reach.manager(lambda: context.services.sokovan.rehearse(spec.resource_group, session))
+    return shown(ExplanationView.of(explanation, session_id=None, session_name=spec.name))
+
+
 async def _submit(context: Context, caller: Caller, body: CreateSession) -> Submitted:
-    manager = context.services.manager
+    submission = await _draft(context, caller, body)
+    return await context.reach.manager(lambda: context.services.manager.submit(submission))
+
+
+async def _draft(context: Context, caller: Caller, body: CreateSession) -> SubmitRequest:
     spec = to_core(
         body,
         session_id=SessionId(str(uuid4())),
@@ -80,14 +108,13 @@ async def _submit(context: Context, caller: Caller, body: CreateSession) -> Subm
         now=time.time(),
     )
     # Without a key of the client's, one of our own: the Manager may die between its commit and its answer.
-    submission = SubmitRequest(
+    return SubmitRequest(
         spec=spec,
         reuse_if_exists=body.reuse_if_exists,
         idempotency_key=caller.idempotency_key or f"once.{spec.id}",
         request_id=caller.request_id,
         starts_at_as_given=body.starts_at or "",
     )
-    return await context.reach.manager(lambda: manager.submit(submission))
 
 
 async def _dependencies(context: Context, access_key: AccessKey, names: Sequence[str]) -> tuple[SessionId, ...]:

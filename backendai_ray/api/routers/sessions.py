@@ -14,6 +14,7 @@ from backendai_ray.api.answers import nothing, plain, shown
 from backendai_ray.api.context import Context, ContextDep
 from backendai_ray.api.requests import ApiRoute, Caller, CallerDep
 from backendai_ray.api.routers.names import SessionName, errors
+from backendai_ray.api.schemas.explanations import ExplanationView
 from backendai_ray.api.schemas.sessions import (
     ChangeView,
     Destroyed,
@@ -25,9 +26,8 @@ from backendai_ray.api.schemas.sessions import (
     SessionView,
     iso,
 )
-from backendai_ray.core.errors import Forbidden, InvalidParameter
+from backendai_ray.core.errors import Forbidden, InvalidParameter, SessionNotFound
 from backendai_ray.core.ids import KernelId, parse_session_name
-from backendai_ray.core.scheduling import Refusal
 from backendai_ray.core.sessions import Session, Status
 
 router = APIRouter(route_class=ApiRoute, tags=["sessions"])
@@ -174,27 +174,19 @@ async def dependency_graph(context: ContextDep, caller: CallerDep, name: Session
     return plain(_graph_node(root))
 
 
-@router.get("/session/{name}/explain", summary="Why it waits", responses=errors(404))
+@router.get("/session/{name}/explain", summary="Why it waits", response_model=ExplanationView, responses=errors(404))
 async def explain(context: ContextDep, caller: CallerDep, name: SessionName) -> Response:
-    """Return why a pending session waits, node by node; of any other, why it is in its status."""
+    """Return why a pending session waits, node by node, and when it may start; of any other, its last reason."""
     session = await _session(context, caller, name)
-    answer: dict[str, Any] = {
-        "sessionId": session.id,
-        "sessionName": session.spec.name,
-        "status": session.status.value,
-        "reason": session.reason.value,
-        "message": session.message,
-        "nodes": [],
-    }
     if session.status is Status.PENDING:
-        group = session.spec.resource_group
-        verdict = await context.reach.manager(lambda: context.services.sokovan.explain(group, session.id))
-        if isinstance(verdict, Refusal):
-            answer |= {"reason": verdict.code.value, "message": verdict.message, "nodes": _refusals(verdict)}
+        group, session_id = session.spec.resource_group, session.id
+        try:
+            explanation = await context.reach.manager(lambda: context.services.sokovan.explain(group, session_id))
+        except SessionNotFound:  # it was placed, or cancelled, just now
+            session = await _session(context, caller, session_id)
         else:
-            where = sorted({kernel.agent_id for kernel in verdict.kernels})
-            answer |= {"reason": "placeable", "message": f"the next pass places it on {', '.join(where)}"}
-    return plain(answer)
+            return shown(ExplanationView.of(explanation, session_id=session_id, session_name=session.spec.name))
+    return shown(ExplanationView.of_status(session))
 
 
 @router.get("/stream/session/{name}/apps", summary="A session's apps", responses=errors(404), tags=["streams"])
@@ -214,18 +206,6 @@ def _statuses(text: str, field: str) -> list[str]:
 
 async def _session(context: Context, caller: Caller, name: str) -> Session:
     return await context.reach.manager(lambda: context.services.manager.session(caller.access_key, name))
-
-
-def _refusals(verdict: Refusal) -> list[dict[str, Any]]:
-    return [
-        {
-            "agentId": node.agent_id,
-            "code": node.code.value,
-            "message": node.message,
-            "shortfall": node.shortfall.plain(),
-        }
-        for node in verdict.nodes
-    ]
 
 
 def _graph_node(node: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from backendai_ray.core.sessions import Kernel, Session
 from backendai_ray.core.slots import total
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
+    """What all answers have in common: the official names are in camel case."""
+
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
 
@@ -22,7 +24,7 @@ def iso(at: float | None) -> str | None:
     return None if at is None else datetime.fromtimestamp(at, UTC).isoformat()
 
 
-class KernelView(_Answer):
+class KernelView(Answer):
     """One container of a session."""
 
     kernel_id: str
@@ -62,7 +64,7 @@ class KernelView(_Answer):
         )
 
 
-class SessionView(_Answer):
+class SessionView(Answer):
     """A session."""
 
     session_id: str
@@ -153,20 +155,20 @@ class SessionView(_Answer):
         )
 
 
-class SessionList(_Answer):
+class SessionList(Answer):
     """Some sessions, newest first."""
 
     items: list[SessionView]
     total: int
 
 
-class KernelList(_Answer):
+class KernelList(Answer):
     """The containers of a session, the main one first."""
 
     items: list[KernelView]
 
 
-class Destroyed(_Answer):
+class Destroyed(Answer):
     """A session that ends, or has ended."""
 
     session_id: str
@@ -175,7 +177,7 @@ class Destroyed(_Answer):
     stats: dict[str, Any] = Field(default_factory=dict, description="Kept for the official client; none yet.")
 
 
-class ChangeView(_Answer):
+class ChangeView(Answer):
     """One line of the status history."""
 
     kernel_id: str | None
@@ -200,14 +202,14 @@ class ChangeView(_Answer):
         )
 
 
-class History(_Answer):
+class History(Answer):
     """How a session moved."""
 
     result: dict[str, str | None] = Field(description="When each status was last entered, by its name in lower case.")
     changes: list[ChangeView] = Field(description="Every change, of the session and its containers, oldest first.")
 
 
-class Logs(_Answer):
+class Logs(Answer):
     """A container's log."""
 
     result: dict[str, str] = Field(description="`logs` is the text.")

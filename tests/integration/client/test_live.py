@@ -256,6 +256,13 @@ def test_one_that_waits_says_why(live_client: Client) -> None:
         explanation = wait_until(lambda: (e := waiting.explain()).nodes and e, timeout_s=10)
         assert explanation.nodes[0].agent_id == node.id
         assert "cpu" in explanation.nodes[0].shortfall
+        assert (explanation.position, explanation.waiting, explanation.closest) == (1, 1, explanation.nodes[0])
+        assert explanation.estimate is not None
+        assert "no time limit" in explanation.estimate.message
+        rehearsed = live_client.sessions.dry_run("python", cpu="0.1", mem="64m", priority=50)
+        assert [kernel.agent_id for kernel in rehearsed.placement] == [node.id]
+        assert live_client.sessions.dry_run("python", cpu="0.1", mem="64m").behind == waiting.id
+        assert len(live_client.sessions.list().items) == 2
         with pytest.raises(RequestTimeout, match="PENDING"):
             waiting.wait("RUNNING", timeout=0.2)
 

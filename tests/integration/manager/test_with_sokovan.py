@@ -120,7 +120,7 @@ async def test_what_waits_says_why_and_goes_on_when_there_is_room(cluster: RealC
     first = (await cluster.submit(**big)).session
     await cluster.manager.wait(first.id, ["RUNNING"], 10)
     second = (await cluster.submit(**big)).session
-    verdict = await cluster.later.target.explain(second.spec.resource_group, second.id)
+    verdict = (await cluster.later.target.explain(second.spec.resource_group, second.id)).outcome
     assert isinstance(verdict, Refusal)
 
     async def says_why() -> bool:

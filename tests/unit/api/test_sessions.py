@@ -7,7 +7,9 @@ import asyncio
 import httpx
 import pytest
 
-from backendai_ray.core.errors import StoreUnavailable, Unavailable
+from backendai_ray.core.errors import SessionNotFound, StoreUnavailable, Unavailable
+from backendai_ray.core.explanations import Explanation
+from backendai_ray.core.ids import ResourceGroupName, SessionId
 from backendai_ray.core.sessions import Reason, Status
 from tests.support.api_fakes import HOLD_IMAGE, USER, FakeCluster
 from tests.support.waiting import wait_until_async
@@ -112,8 +114,61 @@ async def test_explain(client: httpx.AsyncClient, session: str) -> None:
     assert why["nodes"] == [
         {"agentId": "node-1", "code": "not-enough", "message": "cpu: 1 missing", "shortfall": {"cpu": "1"}}
     ]
+    assert why["closest"] == why["nodes"][0]
+    assert (why["position"], why["waiting"], why["behind"], why["fragmentation"]) == (3, 5, "first", "across-nodes")
+    assert why["estimate"] == {
+        "at": "2001-09-09T01:46:40+00:00", "notBefore": None, "basis": "time-limits", "message": "at its time"
+    }  # fmt: skip
+    assert (why["placement"], why["policy"], why["warning"]) == ([], "fifo", "")
     runs = (await client.get(f"/session/{session}/explain")).json()
+    assert (runs["estimate"], runs["position"]) == (None, None)
     assert (runs["status"], runs["reason"], runs["nodes"]) == ("RUNNING", "started", [])
+
+
+async def test_what_stops_waiting_while_it_is_explained(client: httpx.AsyncClient, cluster: FakeCluster) -> None:
+    """1. It waits. 2. Asking the scheduler runs a pass, which places it. 3. The answer is of its new status."""
+    created = await client.post("/session", json={"image": HOLD_IMAGE, "name": "waits", "enqueueOnly": True})
+
+    async def place_it(group: ResourceGroupName, session_id: SessionId) -> Explanation:
+        cluster.manager.move(session_id, Status.SCHEDULED, Reason.PLACED)
+        raise SessionNotFound(f"session {session_id} is not waiting")
+
+    cluster.sokovan.explain = place_it  # type: ignore[method-assign]
+    why = (await client.get("/session/waits/explain")).json()
+    assert (why["sessionId"], why["status"], why["reason"]) == (created.json()["sessionId"], "SCHEDULED", "placed")
+
+
+async def test_a_dry_run_makes_nothing(client: httpx.AsyncClient, cluster: FakeCluster) -> None:
+    told = (await client.post("/session/_/dry-run", json={"image": "python", "name": "small"})).json()
+    assert (told["sessionId"], told["sessionName"], told["status"]) == (None, "small", "PENDING")
+    assert (told["reason"], told["message"]) == ("placeable", "the next pass places it on node-1")
+    assert [(kernel["agentId"], kernel["devices"]) for kernel in told["placement"]] == [
+        ("node-1", {"cpu": {"0": 1000}})
+    ]
+    assert told["estimate"]["basis"] == "now"
+    large = {"image": "python", "config": {"resources": {"cpu": 2}}}
+    told = (await client.post("/session/_/dry-run", json=large)).json()
+    assert (told["reason"], told["placement"], told["closest"]["agentId"]) == ("not-enough", [], "node-1")
+    assert not cluster.manager.kept
+    assert not cluster.manager.submissions
+
+
+async def test_a_dry_run_is_refused_as_its_submit_would_be(client: httpx.AsyncClient, session: str) -> None:
+    for body, status in (
+        ({"image": "python", "name": session, "reuseIfExists": False}, 409),
+        ({"image": "python", "config": {"agentList": ["node-1"]}}, 403),
+        ({"image": "python", "dependencies": ["nobody"]}, 400),
+        ({"image": "python", "clusterSize": 0}, 400),
+        ({"image": "python", "nonsense": 1}, 400),
+        ({}, 400),
+    ):
+        rehearsed = await client.post("/session/_/dry-run", json=body)
+        refused = await client.post("/session", json=body)
+        assert rehearsed.status_code == refused.status_code == status
+        assert (rehearsed.json()["code"], rehearsed.json()["msg"]) == (refused.json()["code"], refused.json()["msg"])
+    reused = (await client.post("/session/_/dry-run", json={"image": "python", "name": session})).json()
+    assert (reused["sessionName"], reused["status"]) == (session, "RUNNING")
+    assert reused["sessionId"]
 
 
 async def test_the_cluster(client: httpx.AsyncClient, admin: httpx.AsyncClient, session: str) -> None:

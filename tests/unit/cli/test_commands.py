@@ -231,6 +231,8 @@ def test_explain_history_nodes(bai: Bai, server: FakeServer, work: FakeSession) 
     assert "work is PENDING: no node has room" in explained
     assert "1 core short" in explained
     assert "cpu=1" in explained
+    assert "It is number 2 of 3 that wait." in explained
+    assert "It may start at 03:04." in explained
     assert json.loads(bai("explain", "work", "--json").out)["nodes"][0]["code"] == "not-enough"
     assert "started" in bai("history", "work").out
     assert json.loads(bai("history", "work", "--json").out)[0]["after"] == "RUNNING"
@@ -238,6 +240,30 @@ def test_explain_history_nodes(bai: Bai, server: FakeServer, work: FakeSession) 
     assert json.loads(bai("dependencies", "work", "--json").out)["depends_on"][0]["name"] == "before"
     nodes = bai("nodes").out
     assert "cpu 0.5/2, mem 0/4g" in nodes
+
+
+def test_schedule_rehearses(bai: Bai, server: FakeServer) -> None:
+    told = bai("schedule", "python", "--dry-run", "-r", "cpu=8", "--cluster-size", "2", "--starts-at", "2h")
+    assert told.out.startswith("It would wait: no node has room\nIt is number 2 of 3 that wait.")
+    [body] = server.rehearsed
+    assert (body["config"]["resources"]["cpu"], body["clusterSize"], body["starts_at"]) == ("8", 2, "2h")
+    kernel = {"kernelId": "k", "agentId": "node-1", "devices": {"cpu": {"0": 1000, "1": 1000}}}
+    now = {"basis": "now", "message": "there is room for it now"}
+    server.rehearsal = {"status": "PENDING", "reason": "placeable", "message": "the next pass places it on node-1"}
+    server.rehearsal |= {"placement": [kernel], "estimate": now, "warning": "fifo decides"}
+    lines = bai("schedule", "python", "--dry-run", "--batch", "true").out.splitlines()
+    assert lines == [
+        "It would start now: the next pass places it on node-1",
+        "  node-1: cpu 0, 1",
+        "Warning: fifo decides",
+    ]
+    assert (server.rehearsed[1]["type"], server.rehearsed[1]["startupCommand"]) == ("batch", "true")
+    as_json = json.loads(bai("schedule", "python", "--dry-run", "--json").out)
+    assert as_json["placement"][0]["agent_id"] == "node-1"
+    assert not server.sessions
+    refused = bai("schedule", "python")
+    assert refused.code == 2
+    assert "add --dry-run" in refused.err
 
 
 def test_events(bai: Bai, server: FakeServer) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime
+from typing import Any
 
 import httpx
 import pytest
@@ -214,10 +216,26 @@ async def test_what_a_session_tells(async_client: AsyncClient, server: FakeServe
     assert [(c.before, c.after, c.reason) for c in await session.history()] == [("PENDING", "RUNNING", "started")]
     explanation = await session.explain()
     assert (explanation.code, explanation.nodes[0].shortfall) == ("not-enough", {"cpu": "1"})
+    assert (explanation.session_id, explanation.position, explanation.behind) == (session.id, 2, "first")
+    assert explanation.closest == explanation.nodes[0]
+    assert explanation.estimate is not None
+    assert (explanation.estimate.at, explanation.estimate.basis) == (
+        datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        "time-limits",
+    )
     graph = await session.dependency_graph()
     assert (graph.id, graph.status, graph.depends_on[0].name) == (session.id, "RUNNING", "before")
     [node] = await async_client.agents()
     assert (node.id, node.capacity, node.resource_group) == ("node-1", {"cpu": "2", "mem": "4g"}, "default")
+
+
+async def test_a_dry_run_asks_for_what_create_asks_for(async_client: AsyncClient, server: FakeServer) -> None:
+    asked: dict[str, Any] = {"name": "work", "cpu": 2, "resources": {"cuda.device": 1}, "depends_on": ["a"], "tag": "t"}
+    told = await async_client.sessions.dry_run("python", **asked)
+    assert (told.session_id, told.session_name, told.is_placeable) == ("", "rehearsed", False)
+    await async_client.sessions.create("python", **asked, wait=False)
+    [request] = server.asked("POST", "/session")
+    assert server.rehearsed == [json.loads(request.content)]
 
 
 def test_records_of_newer_servers_are_read() -> None:

@@ -11,6 +11,7 @@ import pytest
 from actors.contracts import SubmitRequest
 from actors.testing import GROUP, OWNER, FakeAgent, FakeCluster
 from backendai_ray.core.errors import (
+    BackendError,
     IdempotencyMismatch,
     InsufficientResources,
     InvalidParameter,
@@ -212,6 +213,36 @@ async def test_a_span_of_time_is_the_same_request_a_moment_later(cluster: FakeCl
     assert (await cluster.manager.submit(replace(request, spec=other))).session.id == first.session.id
     with pytest.raises(IdempotencyMismatch):
         await cluster.manager.submit(replace(request, spec=other, starts_at_as_given="3h"))
+
+
+async def test_a_rehearsal_checks_what_a_submit_checks_and_takes_nothing_in(cluster: FakeCluster) -> None:
+    first = (await cluster.submit("first")).session
+    commits = len(cluster.store.commits)
+    asked = SubmitRequest(spec=cluster.spec("second", depends_on=(SessionId("first"),), cluster_size=2))
+    told = await cluster.manager.rehearse(asked)
+    assert told.session is not None
+    assert (told.session.waiting_for, len(told.session.kernel_ids)) == ((first.id,), 2)
+    for spec in (
+        cluster.spec("first"),
+        cluster.spec(resource_group=ResourceGroupName("nowhere")),
+        cluster.spec(slots=ResourceSlots([(CPU, 10**9), (MEM, 2**30)])),
+        cluster.spec(depends_on=(SessionId("nobody"),)),
+        cluster.spec(cluster_size=10**6),
+    ):
+        with pytest.raises(BackendError) as rehearsed:
+            await cluster.manager.rehearse(SubmitRequest(spec=spec))
+        with pytest.raises(BackendError) as submitted:
+            await cluster.manager.submit(SubmitRequest(spec=spec))
+        assert (type(rehearsed.value), rehearsed.value.message) == (type(submitted.value), submitted.value.message)
+    reused = await cluster.manager.rehearse(SubmitRequest(spec=cluster.spec("first"), reuse_if_exists=True))
+    assert reused.reused is not None
+    assert reused.reused.id == first.id
+    assert len(cluster.store.commits) == commits
+    assert (await cluster.submit("second")).created
+    await cluster.terminate(first)
+    with pytest.raises(InvalidParameter, match="could never start"):
+        await cluster.manager.rehearse(SubmitRequest(spec=cluster.spec(depends_on=(first.id,))))
+    await cluster.check()
 
 
 async def test_a_long_chain_of_dependents_is_cancelled(cluster: FakeCluster) -> None:

@@ -10,13 +10,25 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from actors.policy_host import PolicyHost
 from actors.testing.sokovan import GROUP, FakeManager
 from backendai_ray.core.errors import InvalidParameter, SessionNotFound, Unavailable
-from backendai_ray.core.ids import AgentId, SessionId
+from backendai_ray.core.explanations import StartBasis
+from backendai_ray.core.ids import AgentId, KernelId, SessionId
 from backendai_ray.core.reports import NodeReport
-from backendai_ray.core.scheduling import Placement, Plan, Refusal, SchedulingPolicy, Snapshot
+from backendai_ray.core.scheduling import (
+    PendingSession,
+    Placement,
+    Plan,
+    Refusal,
+    RefusalCode,
+    SchedulingPolicy,
+    Snapshot,
+)
+from backendai_ray.core.sessions import ClusterMode
 from backendai_ray.plugins import load_policy
 from policies.fifo import FifoPolicy
 from policies.selection import Concentrated
@@ -115,7 +127,7 @@ async def test_a_lost_report_keeps_the_node_out_until_the_next_one(manager: Fake
     manager.add_node(make_node("n1", cpu=8), handle=["a reference whose owner died"])
     plan = await decide(host, manager)
     assert placed(plan) == ["s0"]
-    outcome = await host.explain(SessionId("s1"), 0.0)
+    outcome = (await host.explain(SessionId("s1"), 0.0)).outcome
     assert isinstance(outcome, Refusal)
     assert "its report was lost" in {refusal.agent_id: refusal for refusal in outcome.nodes}[AgentId("n1")].message
     manager.add_node(make_node("n1", cpu=8))
@@ -168,7 +180,7 @@ async def test_a_policy_that_misbehaves_costs_its_plan_only(
     assert placed(plan) == ["s0"], "fifo decided"
     assert words in plan.warning
     assert "fifo decides in its place" in plan.warning
-    outcome = await host.explain(SessionId("s1"), 0.0)
+    outcome = (await host.explain(SessionId("s1"), 0.0)).outcome
     assert isinstance(outcome, Refusal)
     assert plan.warning in outcome.message
 
@@ -240,7 +252,7 @@ async def test_nonsense_explanations_are_replaced(manager: FakeManager) -> None:
     host = host_with(Custom(good.decide, lambda *_: "because"))
     await host.configure("custom", "concentrated", {})
     await decide(host, manager)
-    outcome = await host.explain(SessionId("s1"), 0.0)
+    outcome = (await host.explain(SessionId("s1"), 0.0)).outcome
     assert isinstance(outcome, Refusal)
     assert outcome.message.startswith("needs cpu 8, mem 1g; the largest node n0 is short by cpu 4 even when empty")
     assert "it explained with str" in outcome.message
@@ -258,3 +270,105 @@ async def test_explaining_what_does_not_wait(manager: FakeManager) -> None:
     await decide(host, manager)
     with pytest.raises(SessionNotFound):
         await host.explain(SessionId("nobody"), 0.0)
+
+
+# ── explanations and rehearsals ──────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_an_explanation_tells_the_position_the_policy_and_the_estimate(manager: FakeManager) -> None:
+    host = host_with()
+    manager.submit(make_session("s2", cpu=4, mem="1g", time_limit_s=60), make_session("s3", cpu=4, mem="1g"))
+    await manager.apply(GROUP, await decide(host, manager), pass_id="1")
+    await decide(host, manager)
+    explanation = await host.explain(SessionId("s3"), 0.0)
+    assert (explanation.position, explanation.waiting, explanation.policy) == (3, 3, "fifo")
+    assert explanation.estimate.basis is StartBasis.UNKNOWN, "s0 has no time limit"
+    assert "s0" in explanation.estimate.message
+    too_large = await host.explain(SessionId("s1"), 0.0)
+    assert "not before the nodes change" in too_large.estimate.message
+
+
+async def test_a_policy_that_fails_in_the_future_costs_the_estimate_only(manager: FakeManager) -> None:
+    good = FifoPolicy(selection=Concentrated())
+
+    def fails_later(snapshot: Snapshot) -> Plan:
+        if snapshot.now > 0:
+            raise ValueError("no future")
+        return good.decide(snapshot)
+
+    host = host_with(Custom(fails_later, good.explain))
+    await host.configure("custom", "concentrated", {})
+    first = make_session("s2", cpu=4, mem="1g", time_limit_s=60)
+    manager.submit(first, make_session("s3", starts_at=50.0))
+    await decide(host, manager)
+    explanation = await host.explain(SessionId("s3"), 0.0)
+    assert isinstance(explanation.outcome, Refusal)
+    assert (explanation.estimate.basis, explanation.warning) == (StartBasis.UNKNOWN, "")
+    assert "no future" in explanation.estimate.message
+
+
+async def test_many_questions_about_one_world_are_one_look_ahead(manager: FakeManager) -> None:
+    asked: list[float] = []
+    good = FifoPolicy(selection=Concentrated())
+
+    def counts(snapshot: Snapshot) -> Plan:
+        asked.append(snapshot.now)
+        return good.decide(snapshot)
+
+    host = host_with(Custom(counts, good.explain))
+    await host.configure("custom", "concentrated", {})
+    manager.submit(*(make_session(f"q{i}", cpu=4, mem="1g", time_limit_s=10) for i in range(5)))
+    await manager.apply(GROUP, await decide(host, manager), pass_id="1")
+    manager.release(KernelId("s0-0"))
+    await decide(host, manager)
+    asked.clear()
+    found = [(await host.explain(SessionId(f"q{i}"), 0.0)) for i in (4, 2, 3)]
+    assert [one.estimate.at for one in found] == [40.0, 20.0, 30.0]
+    assert asked == [0.0, 10.0, 20.0, 30.0, 40.0]
+
+
+_drafts = st.lists(
+    st.builds(
+        make_session,
+        st.uuids().map(str),
+        size=st.sampled_from([1, 1, 2]),
+        mode=st.sampled_from(list(ClusterMode)),
+        cpu=st.sampled_from(["0.5", 1, 2, 3, 9]),
+        mem=st.just("1g"),
+        priority=st.sampled_from([10, 10, 20]),
+        starts_at=st.sampled_from([None, None, 5.0, 50.0]),
+        waiting_for=st.sampled_from([(), (), ("other",)]),
+    ),
+    min_size=1,
+    max_size=7,
+    unique_by=lambda session: session.id,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(_drafts)
+def test_a_rehearsal_tells_what_submitting_and_deciding_would_do(sessions: list[PendingSession]) -> None:
+    asyncio.run(_rehearse_then_submit(sessions))
+
+
+async def _rehearse_then_submit(sessions: list[PendingSession]) -> None:
+    manager, host = FakeManager(), host_with()
+    for name, cpu in (("n0", 4), ("n1", 2)):
+        manager.add_node(make_node(name, cpu=cpu))
+    *queue, draft = sessions
+    manager.submit(*queue)
+    await manager.apply(GROUP, await decide(host, manager, 10.0), pass_id="1")
+    await decide(host, manager, 10.0)
+    before = host._mirror.snapshot(10.0)
+    rehearsed = await host.rehearse(draft, 10.0)
+    assert host._mirror.snapshot(10.0) == before, "nothing remembers it"
+    manager.submit(draft)
+    plan = await decide(host, manager, 10.0)
+    explained = await host.explain(draft.id, 10.0)
+    assert (explained.outcome, explained.waiting) == (rehearsed.outcome, rehearsed.waiting)
+    if isinstance(rehearsed.outcome, Placement):
+        assert rehearsed.outcome in plan.placements
+        assert rehearsed.estimate.basis is StartBasis.NOW
+    else:
+        decided = {refusal.session_id: refusal.code for refusal in plan.refusals}[draft.id]
+        assert decided in (rehearsed.outcome.code, RefusalCode.BEHIND_HEAD)

@@ -16,6 +16,7 @@ from actors.sokovan import Sokovan
 from actors.testing.sokovan import GROUP, FakeManager
 from backendai_ray.config import Settings
 from backendai_ray.core.errors import InvalidParameter, SessionNotFound, Unavailable
+from backendai_ray.core.explanations import Explanation
 from backendai_ray.core.ids import ResourceGroupName, SessionId
 from backendai_ray.core.reports import NodeReport
 from backendai_ray.core.scheduling import Changes, Placement, Plan, Refusal, RefusalCode
@@ -251,7 +252,7 @@ async def test_explain_is_up_to_date(manager: FakeManager, start: Start) -> None
     sokovan = await start()
     await at_rest(sokovan)
     manager.submit(make_session("s0", cpu=4, mem="1g"), make_session("s1", cpu=2, mem="1g"))
-    outcome = await sokovan.explain(GROUP, SessionId("s1"))
+    outcome = (await sokovan.explain(GROUP, SessionId("s1"))).outcome
     assert isinstance(outcome, Refusal)
     assert outcome.message == "needs cpu 2, mem 1g; the closest node n0 is short by cpu 2"
     assert [refusal.agent_id for refusal in outcome.nodes] == ["n0"]
@@ -301,6 +302,6 @@ async def test_passes_and_explanations_of_a_group_never_overlap(manager: FakeMan
         outcomes = await asyncio.gather(
             *(sokovan.explain(GROUP, SessionId(f"w{number}")) for _ in range(3)), return_exceptions=True
         )
-        assert all(isinstance(outcome, Refusal) for outcome in outcomes), outcomes
+        assert all(isinstance(one, Explanation) and isinstance(one.outcome, Refusal) for one in outcomes), outcomes
     await until(lambda: len(manager.placed) == 20)
     assert not any(isinstance(kernel, Placement) for kernel in manager.running.values())

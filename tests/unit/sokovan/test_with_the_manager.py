@@ -125,7 +125,7 @@ async def test_a_gang_waits_whole_and_is_explained_node_by_node(everything: Ever
     three = ResourceSlots([(CPU, 3000), (MEM, GIB)])
     blocker = (await cluster.submit(slots=three)).session
     gang = (await cluster.submit(slots=three, cluster_size=2, cluster_mode=ClusterMode.MULTI_NODE)).session
-    refusal = await everything.sokovan.explain(GROUP, gang.id)
+    refusal = (await everything.sokovan.explain(GROUP, gang.id)).outcome
     assert isinstance(refusal, Refusal)
     assert refusal.code is RefusalCode.GANG
     assert [one.agent_id for one in refusal.nodes] == ["a1"]
