@@ -164,6 +164,7 @@ class _Future:
         kernels = self._kernels.get(preemption.victim, {})
         again = next((kernel.restarts_as for kernel in kernels.values()), None)
         self.end(preemption.victim)
+        self._some_ended = True
         if preemption.reschedule and again is not None:
             self._pending[again.id] = again
             in_order = sorted(self._pending.values(), key=_BY_SUBMISSION)
@@ -185,7 +186,8 @@ class _Future:
     def start_now(self) -> StartEstimate:
         """Return the estimate of a session that is placed at this moment."""
         if self.now <= self._begun_at:
-            return StartEstimate(basis=StartBasis.NOW, at=self.now, message="there is room for it now")
+            message = "as soon as what is being ended has ended" if self._some_ended else "there is room for it now"
+            return StartEstimate(basis=StartBasis.NOW, at=self.now, message=message)
         if not self._some_ended:
             message = f"at {_clock(self.now)}, when a start time comes"
             return StartEstimate(basis=StartBasis.START_TIME, at=self.now, message=message)

@@ -91,6 +91,8 @@ class SessionInfo(_Record):
     created_at: Moment = Field(None, validation_alias=_named("created_at", "creationTime"))
     started_at: Moment = None
     terminated_at: Moment = Field(None, validation_alias=_named("terminated_at", "terminationTime"))
+    preemptions: int = 0
+    """How often it was ended for a more important session and went back into the queue."""
     kernels: tuple[KernelInfo, ...] = ()
 
     @property
