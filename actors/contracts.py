@@ -16,6 +16,7 @@ from backendai_ray.core.execution import ExecMode, RunOutput
 from backendai_ray.core.explanations import Explanation
 from backendai_ray.core.ids import AccessKey, AgentId, KernelId, ResourceGroupName, SessionId
 from backendai_ray.core.lifecycle import StatusChange
+from backendai_ray.core.proposals import MoveRequest, Proposal
 from backendai_ray.core.quotas import Limits, Scope, Use
 from backendai_ray.core.reports import KernelFact
 from backendai_ray.core.scheduling import Applied, Changes, PendingSession, Plan
@@ -369,6 +370,10 @@ class SokovanContract(Protocol):
         """Return what would become of a session if it were submitted now."""
         ...
 
+    async def propose_moves(self, group: ResourceGroupName, request: MoveRequest, *, apply: bool) -> Proposal:
+        """Return the moves that would let a waiting session start; with ``apply``, carry them out."""
+        ...
+
 
 class PolicyHostContract(Protocol):
     """What the policy actor of one resource group offers; it holds the snapshot warm and decides on it."""
@@ -379,6 +384,7 @@ class PolicyHostContract(Protocol):
 
     async def explain(self, session_id: SessionId, now: float) -> Explanation: ...
     async def rehearse(self, session: PendingSession, now: float) -> Explanation: ...
+    async def propose_moves(self, request: MoveRequest, now: float) -> Proposal: ...
     async def position(self) -> tuple[str, int]:
         """Return ``(incarnation, upto)`` of the snapshot held."""
         ...

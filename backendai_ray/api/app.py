@@ -26,6 +26,7 @@ from backendai_ray.api.routers import (
     events,
     execution,
     files,
+    moves,
     quotas,
     sessions,
     streams,
@@ -76,7 +77,7 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
     app.add_exception_handler(HTTPException, _raise_http_error)
     app.add_exception_handler(RequestValidationError, _raise_invalid)
     # The busiest first: a request is held against one route after the other.
-    for router in (execution, sessions, creation, files, events, system, cluster, quotas, streams, terminals):
+    for router in (execution, sessions, creation, files, events, system, cluster, quotas, moves, streams, terminals):
         app.include_router(router.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

@@ -162,6 +162,30 @@ class PlacedKernel(_Record):
     """Units by slot and device."""
 
 
+class Move(_Record):
+    """One session that goes somewhere else so that another can start; it runs again from its beginning."""
+
+    session_id: Text = ""
+    from_agents: tuple[str, ...] = ()
+    to_agents: tuple[str, ...] = ()
+    ran_s: float = 0.0
+    """How long it has run; that work is lost."""
+
+
+class Proposal(_Record):
+    """The moves that let a waiting session start, or why there are none."""
+
+    session_id: Text = ""
+    session_name: Text = ""
+    message: Text = ""
+    moves: tuple[Move, ...] = ()
+    """Empty: nothing is proposed."""
+    agents: tuple[str, ...] = ()
+    """Where the waiting session goes then."""
+    applied: bool = False
+    """The sessions named are being moved."""
+
+
 class Explanation(_Record):
     """Why a session waits, where it would go, or why it is in its status."""
 

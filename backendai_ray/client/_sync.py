@@ -167,6 +167,7 @@ class Session(_Face[AsyncSession]):
     logs = _plain(AsyncSession.logs)
     history = _plain(AsyncSession.history)
     explain = _plain(AsyncSession.explain)
+    consolidate = _plain(AsyncSession.consolidate)
     dependency_graph = _plain(AsyncSession.dependency_graph)
     events = _iterating(AsyncSession.events)
     wait = _plain(AsyncSession.wait)

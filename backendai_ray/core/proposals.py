@@ -4,8 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .ids import AgentId, SessionId
+from .ids import AccessKey, AgentId, SessionId
 from .scheduling import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveRequest:
+    """Somebody asks which moves would let a waiting session start."""
+
+    session_id: SessionId
+    max_moves: int = 3
+    min_runtime_s: float = 0.0
+    """Sessions that were placed more recently are left alone."""
+    grace_s: float | None = None
+    """How long processes have between the notice and the kill; ``None``: as at any end of a session."""
+    owner: AccessKey | None = None
+    """Only this owner's sessions may be moved; ``None``: anybody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +43,5 @@ class Proposal:
     moves: tuple[Move, ...]
     message: str
     """What the plan does, or why there is none."""
+    is_applied: bool = False
+    """It was asked to be carried out, and has been committed."""

@@ -47,7 +47,7 @@ async def until(everything: Everything, session: Session, status: Status) -> Ses
 
 async def start(everything: Everything, session: Session) -> Session:
     placed = await until(everything, session, Status.SCHEDULED)
-    agent = everything.agents[0]
+    (agent,) = [agent for agent in everything.agents if agent.agent_id == placed.main.agent_id]
     await everything.cluster.tell(agent, [agent.start(kernel.id) for kernel in placed.kernels])
     return await until(everything, session, Status.RUNNING)
 
