@@ -3,6 +3,8 @@
 .PHONY: help setup system demo test test-unit lint fix bench clean
 
 BIN := .venv/bin
+# Processes that share the tests: they mostly wait, for containers and for actors.
+TEST_PROCESSES ?= 2
 STAMP := .venv/.installed
 
 help:  ## list these verbs
@@ -20,7 +22,7 @@ demo: setup  ## start a cluster, run real sessions on real input, show what happ
 	@$(BIN)/python scripts/with-system $(BIN)/python -m backendai_ray.demo
 
 test: lint  ## check the code, then run every test
-	@$(BIN)/python scripts/with-system --require $(BIN)/pytest $(PYTEST_ARGS)
+	@$(BIN)/python scripts/with-system --require $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadgroup $(PYTEST_ARGS)
 
 test-unit: setup  ## run the tests that need neither Docker nor Ray (seconds)
 	@$(BIN)/pytest tests/unit $(PYTEST_ARGS)

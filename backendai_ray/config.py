@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from backendai_ray.core.errors import InvalidParameter
@@ -80,6 +80,9 @@ class ManagerSettings(_Section):
     heartbeat_timeout_s: float = Field(10, gt=0, description="Silence after which a node gets nothing new.")
     sweep_interval_s: float = Field(5, gt=0, description="The slow sweep that finds overdue states.")
     idempotency_ttl_s: float = Field(86400, gt=0, description="How long an idempotency key is remembered.")
+    scheduling_history_keep_s: float = Field(
+        30 * 86400, gt=0, description="How long is kept what the scheduler told a session that waited."
+    )
     max_cluster_size: int = Field(64, ge=1, description="Largest gang.")
 
 
@@ -90,6 +93,13 @@ class SchedulerSettings(_Section):
     selection: str = Field("concentrated", description="Agent selection, by entry point name.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the policy.")
     sweep_interval_s: float = Field(10, gt=0, description="A pass runs at least this often, should a wake be lost.")
+
+
+class RegistryLogin(_Section):
+    """Who to be at a registry."""
+
+    username: str = Field(description="The name.")
+    password: SecretStr = Field(description="The password, or an access token.")
 
 
 class DeviceSettings(_Section):
@@ -136,6 +146,14 @@ class AgentSettings(_Section):
     )
     image_aliases: dict[str, str] = Field(default_factory=dict, description="Short names of images.")
     pull_policy: Literal["missing", "never", "always"] = Field("missing", description="When to pull an image.")
+    registries: dict[str, RegistryLogin] = Field(
+        default_factory=dict,
+        description="Logins at registries, by host (and port, if it has one); `docker.io` for images without a host.",
+    )
+    image_disk_high_percent: int = Field(
+        85, ge=1, le=100, description="How full the engine's disk may be before images are removed; 100: never."
+    )
+    image_disk_low_percent: int = Field(80, ge=0, le=100, description="Images are removed until it is no fuller.")
     pids_limit: int = Field(1024, ge=16, description="Most processes and threads in a kernel.")
     stop_grace_s: float = Field(5, ge=0, description="Between the polite and the hard end of a kernel.")
     log_bytes: int = Field(1 * MIB, ge=4096, description="How much of a kernel's log is kept after its end.")
@@ -150,6 +168,13 @@ class AgentSettings(_Section):
         description="Containers started ahead on the node, of the images asked for most of late, so that a session "
         "starts at once; 0: none. Docker only.",
     )
+
+    @model_validator(mode="after")
+    def _thresholds_in_order(self) -> AgentSettings:
+        if self.image_disk_low_percent > self.image_disk_high_percent:
+            raise ValueError("image_disk_low_percent: is above image_disk_high_percent")
+        return self
+
     devices: DeviceSettings = Field(default_factory=DeviceSettings, description="What device plug-ins are told.")
 
 

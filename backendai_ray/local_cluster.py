@@ -22,6 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pydantic import SecretStr
+
 from backendai_ray.config import Settings
 from backendai_ray.core.errors import BackendError, Conflict, InternalError, NotFound, RequestTimeout
 
@@ -174,9 +176,12 @@ class LocalCluster:
 
 
 def _to_wire(settings: Settings) -> bytes:
-    values = settings.model_dump(mode="json")
-    values["bus"]["url"] = settings.bus.url.get_secret_value()
-    return json.dumps(values).encode()
+    """Secrets go along: the daemon reads this from a pipe, and needs them."""
+    return json.dumps(settings.model_dump(), default=_revealed).encode()
+
+
+def _revealed(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 
 def settings_from_wire(data: bytes) -> Settings:

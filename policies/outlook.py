@@ -2,7 +2,8 @@
 
 The same ``decide`` that places sessions now is asked again whenever, in virtual time, a session ends or a start time
 comes. So the outlook knows of queue order, backfill, priorities and gangs what the policy knows. It is an estimate:
-sessions end earlier than their limits, and others are submitted meanwhile.
+sessions end earlier than their limits, those without one end when they are expected to, and others are submitted
+meanwhile.
 """
 
 from __future__ import annotations
@@ -106,7 +107,9 @@ class _Future:
         self._held = {node.agent_id: dict(node.held) for node in snapshot.nodes}
         self._stale: set[AgentId] = set()
         self._ends: list[tuple[float, SessionId]] = []
-        self._some_ended = False
+        self._predicted: set[SessionId] = set()
+        """Sessions whose end is not known but by what their owners' last ones did."""
+        self._some_ended = self._on_prediction = False
         for kernel in snapshot.running:
             self._kernels[kernel.session_id][kernel.kernel_id] = kernel
         for session_id, kernels in self._kernels.items():
@@ -144,6 +147,7 @@ class _Future:
                 priority=session.priority,
                 placed_at=self.now,
                 time_limit_s=session.time_limit_s,
+                expected_s=session.expected_s,
                 # Who may be put back into the queue is not told of sessions that wait; it counts as ended for good.
             )
             self._held[placed.agent_id][placed.kernel_id] = placed.allocation
@@ -162,6 +166,7 @@ class _Future:
     def preempt(self, preemption: Preemption) -> None:
         """End a session at once: how long that takes is nothing beside how long sessions run."""
         kernels = self._kernels.get(preemption.victim, {})
+        self._some_ended = True
         again = next((kernel.restarts_as for kernel in kernels.values()), None)
         self.end(preemption.victim)
         self._some_ended = True
@@ -179,18 +184,26 @@ class _Future:
             return False
         self.now = max(self.now, min(coming))
         while self._ends and self._ends[0][0] <= self.now:
-            self.end(heappop(self._ends)[1])
+            ended = heappop(self._ends)[1]
+            self.end(ended)
             self._some_ended = True
+            self._on_prediction |= ended in self._predicted
         return True
 
     def start_now(self) -> StartEstimate:
         """Return the estimate of a session that is placed at this moment."""
+        if self.now <= self._begun_at and self._some_ended:
+            message = "as soon as sessions are gone that are being ended"
+            return StartEstimate(basis=StartBasis.ENDING, at=self.now, message=message)
         if self.now <= self._begun_at:
             message = "as soon as what is being ended has ended" if self._some_ended else "there is room for it now"
             return StartEstimate(basis=StartBasis.NOW, at=self.now, message=message)
         if not self._some_ended:
             message = f"at {_clock(self.now)}, when a start time comes"
             return StartEstimate(basis=StartBasis.START_TIME, at=self.now, message=message)
+        if self._on_prediction:
+            message = f"at about {_clock(self.now)}, if sessions run as long as the last ones of their owners did"
+            return StartEstimate(basis=StartBasis.PREDICTED, at=self.now, message=message)
         message = f"at {_clock(self.now)} at the latest, if sessions end at their time limits and none comes before it"
         return StartEstimate(basis=StartBasis.TIME_LIMITS, at=self.now, message=message)
 
@@ -206,15 +219,26 @@ class _Future:
             return "there is no place for it even when all that runs has ended"
         named = ", ".join(endless[:3]) + (f" and {len(endless) - 3} more" if len(endless) > 3 else "")
         what = "session" if len(endless) == 1 else "sessions"
-        return f"it depends on when {what} {named} will end, which have no time limit"
+        return f"it depends on when {what} {named} will end; neither a time limit nor an earlier session tells"
 
     def _will_end(self, session_id: SessionId, kernel: RunningKernel) -> None:
         if kernel.time_limit_s is not None and kernel.time_limit_s < _FOR_EVER_S:
             # One that is past its limit is being ended.
             self._end_at(session_id, max(self.now, kernel.placed_at + kernel.time_limit_s))
+        elif kernel.expected_s is not None:
+            self._predicted.add(session_id)
+            self._end_at(session_id, kernel.placed_at + _revised(kernel.expected_s, self.now - kernel.placed_at))
 
     def _end_at(self, session_id: SessionId, at: float) -> None:
         heappush(self._ends, (at, session_id))
+
+
+def _revised(expected_s: float, elapsed_s: float) -> float:
+    """Return how long a session will run that runs already: what has proved too little is doubled."""
+    expected_s = max(1.0, expected_s)
+    while expected_s <= elapsed_s:
+        expected_s *= 2
+    return expected_s
 
 
 def never_as_things_are(code: RefusalCode, message: str) -> StartEstimate | None:

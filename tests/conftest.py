@@ -27,10 +27,28 @@ _LEFTOVERS = pytest.StashKey[list[str]]()
 _ENGINE_BEFORE = pytest.StashKey[dict[str, str]]()
 
 
+LIVE = "live-cluster"
+"""The group of all tests that use the run's clusters: these are started once, in one process."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if _is_worker(config):
+        return  # what we start carries the mark of the process that waits for us, and that looks for what is left
     mark_this_run()
     config.stash[_LEFTOVERS] = []
     config.stash[_ENGINE_BEFORE] = containers_and_networks() if _engine_is_ours() else {}
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    """Whether other processes run a part of the same tests, and one that waits for us all."""
+    return hasattr(config, "workerinput")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together, where several processes share the work, what shares fixtures: a file, or the live clusters."""
+    for item in items:
+        is_live = {"clusters", "live_endpoint"} & set(getattr(item, "fixturenames", ()))
+        item.add_marker(pytest.mark.xdist_group(LIVE if is_live else str(item.path)))
 
 
 def _engine_is_ours() -> bool:
@@ -38,8 +56,11 @@ def _engine_is_ours() -> bool:
     return os.environ.get("CI", "").lower() in ("1", "true")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail the run when a process, container or network that it started outlives it."""
+    if _is_worker(session.config):
+        return
     leftovers = session.config.stash[_LEFTOVERS]
     try:
         wait_until(lambda: not processes_of_this_run(), timeout_s=5)
@@ -64,5 +85,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             reasons[reason.removeprefix(SKIP_PREFIX)] += 1
     for reason, count in reasons.items():
         terminalreporter.write_line(f"{count} tests could not run because {reason}", yellow=True)
-    for leftover in config.stash[_LEFTOVERS]:
+    for leftover in config.stash.get(_LEFTOVERS, []):
         terminalreporter.write_line(f"left behind by this test run: {leftover}", red=True)

@@ -24,6 +24,7 @@ from actors.agent.executions import Executions
 from actors.agent.facts import FactQueue, FactsTaker
 from actors.agent.hardware import Hardware
 from actors.agent.held import HeldDevices
+from actors.agent.images import ImageDesk
 from actors.agent.journal import Journal, KernelRecord, Startup
 from actors.agent.kernel import KernelDriver
 from actors.agent.linking import connect_kernel
@@ -55,6 +56,7 @@ QUICK_THREADS = 8
 SLOW_THREADS = 24
 PTY_READ_BYTES = 2**16
 SPARES_INTERVAL_S = 0.5
+TIDY_INTERVAL_S = 60.0
 
 
 class ManagerPeer(FactsTaker, NodeTaker, Protocol):
@@ -126,6 +128,7 @@ class Agent(KernelAccess):
             facts=self._facts,
             held=self._held,
             spares=self._spares,
+            images=ImageDesk(self._backend, self._offload),
             starts=asyncio.Semaphore(self._settings.agent.create_concurrency),
             sessions_fd=self._sessions_fd,
             connect=self._connect,
@@ -152,6 +155,7 @@ class Agent(KernelAccess):
         self._spawn(self._reporter.run(), "reporter")
         self._spawn(self._sweep_for_ever(), "sweep")
         self._spawn(self._warm_up(), "warm-up")
+        self._spawn(self._tidy_for_ever(), "tidy")
         if self._spares.is_on:
             self._spawn(self._keep_spares(), "spares")
         log.info("agent.started", agent_id=self._id, backend=self._backend.name, kernels=len(self._kernels))
@@ -174,6 +178,14 @@ class Agent(KernelAccess):
                         break
             except Exception as error:  # noqa: BLE001 - the next round tries again
                 log.warning("agent.spares_not_kept", error=str(error)[:300])
+
+    async def _tidy_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(TIDY_INTERVAL_S)
+            try:
+                await self._offload.slow(self._backend.tidy)
+            except Exception as error:  # noqa: BLE001 - the next round tries again
+                log.warning("agent.not_tidied", error=str(error)[:300])
 
     async def drop_spares(self) -> int:
         return await self._offload.slow(self._spares.close)

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import structlog
 
-from actors.agent.backends.base import Ending, Found, Life
+from actors.agent.backends.base import Ending, Found, Life, PreparedImage
 from actors.agent.backends.environ import SOCKET_NAME
 from actors.agent.folders import life_folder
 from actors.agent.journal import KernelRecord, StopOrder
@@ -27,13 +27,14 @@ from backendai_ray.core.errors import (
     BackendError,
     EngineUnavailable,
     ImageNotFound,
+    KernelStartFailed,
     KernelUnreachable,
     SessionEnded,
     SessionNotReady,
     Unavailable,
 )
 from backendai_ray.core.reports import KernelFact
-from backendai_ray.core.sessions import Reason, Status
+from backendai_ray.core.sessions import KernelSpec, Reason, Status
 from backendai_ray.core.slots import MEM, format_amount
 
 log = structlog.get_logger()
@@ -248,7 +249,8 @@ class KernelDriver:
             self._progress(Status.CREATING)
         else:
             self._progress(Status.PULLING, f"getting the image {spec.image}")
-        image = await shop.offload.slow(shop.backend.prepare_image, spec.image, spec.architecture)
+        image = await shop.images.prepare(spec.image, spec.architecture, self._tell)
+        _check_size(spec, image)
         self._progress(Status.CREATING)
         async with shop.starts:
             self._container_ended = False
@@ -307,6 +309,12 @@ class KernelDriver:
     def _progress(self, status: Status, message: str = "") -> None:
         if self.record.status is not status:
             self.change(status=status, message=message)
+            self._shop.facts.put(self.fact())
+
+    def _tell(self, message: str) -> None:
+        """Pass on how far the image is."""
+        if self.record.status is Status.PULLING and self.record.stop is None:
+            self.change(message=message)
             self._shop.facts.put(self.fact())
 
     async def _say_running(self) -> None:
@@ -464,3 +472,16 @@ def _forget_background(task: asyncio.Task[None]) -> None:
 
 class _StoppedError(Exception):
     """Somebody wants the kernel to end."""
+
+
+def _check_size(spec: KernelSpec, image: PreparedImage) -> None:
+    """See that the kernel has what its image's maker says that it needs.
+
+    Raises:
+        KernelStartFailed: it has less.
+    """
+    if not image.minimum.fits_in(spec.slots):
+        raise KernelStartFailed(
+            f"the image {spec.image} needs at least {image.minimum} by its labels; the session asks for {spec.slots}",
+            retryable=False,
+        )

@@ -18,6 +18,7 @@ from actors.agent.facts import FactQueue
 from actors.agent.folders import kernel_folders
 from actors.agent.hardware import Hardware
 from actors.agent.held import HeldDevices
+from actors.agent.images import ImageDesk
 from actors.agent.journal import Journal, KernelRecord
 from actors.agent.links import KernelLink
 from actors.agent.offload import Offload
@@ -40,6 +41,7 @@ class Workshop:
     facts: FactQueue
     held: HeldDevices
     spares: SparePool
+    images: ImageDesk
     starts: asyncio.Semaphore
     """As many kernels are made at the same time."""
     sessions_fd: int

@@ -9,7 +9,7 @@ from typing import Any
 from actors.contracts import SessionPage
 from backendai_ray.core.errors import SessionNotFound
 from backendai_ray.core.ids import AccessKey, SessionId
-from backendai_ray.core.sessions import Reason, Session, Status
+from backendai_ray.core.sessions import STARTING, Reason, Session, Status
 
 from .graph import dependency_graph
 from .ports import ManagerStore
@@ -55,10 +55,12 @@ class Lookup:
         return SessionPage(sessions=tuple(self.present(session) for session in sessions), total=total)
 
     def present(self, session: Session) -> Session:
-        """Return the newest record; a session that waits says why."""
+        """Return the newest record; a session that waits says why, and one that starts how far it is."""
         live = self._world.book.live.get(session.id)
         if live is not None and live.version >= session.version:
             session = live
+        if session.status in STARTING and (note := self._world.notes.get(session.id, "")):
+            return replace(session, message=note)
         if session.status is not Status.PENDING:
             return session
         unmet = self._world.waiting.unmet(session.id)

@@ -36,6 +36,7 @@ from backendai_ray.core.lifecycle import Renamed, RestartRequested, StatusChange
 from backendai_ray.core.quotas import Limits, Scope
 from backendai_ray.core.reports import KernelFact
 from backendai_ray.core.scheduling import Applied, Changes, Plan
+from backendai_ray.core.scheduling_history import SchedulingEntry
 from backendai_ray.core.sessions import TERMINAL, Reason, Session, Status
 from backendai_ray.store import Store
 
@@ -143,6 +144,7 @@ class Manager:
             self._background.append(asyncio.create_task(relay.run()))
         if self._minds_itself:
             self._background.append(asyncio.create_task(parts.minder.run()))
+            self._background.append(asyncio.create_task(parts.chronicle.run()))
 
     async def stop(self) -> None:
         """Stop working; what was acknowledged is in the store."""
@@ -333,6 +335,10 @@ class Manager:
     async def history(self, session_id: SessionId) -> Sequence[StatusChange]:
         """Return a session's status history, oldest first."""
         return await (await self._ready()).store.history(session_id)
+
+    async def scheduling_history(self, session_id: SessionId) -> Sequence[SchedulingEntry]:
+        """Return what the scheduler told a session, oldest first; the last :data:`KEPT` entries are there."""
+        return await (await self._ready()).chronicle.entries(session_id)
 
     async def logs(self, access_key: AccessKey, name_or_id: str, kernel_id: KernelId | None) -> bytes:
         """Return what a kernel (by default the main one) printed: from its node while it lives, then as kept.

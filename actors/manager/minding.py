@@ -32,7 +32,7 @@ RECONCILE_EVERY_S = 60.0
 """A node that gives no cause for doubt is still asked this often."""
 
 FORGET_EVERY_S = 600.0
-"""How often expired idempotency keys are deleted."""
+"""How often what has expired is deleted."""
 
 LONGEST_NAP_S = 1.0
 
@@ -235,6 +235,7 @@ class Minder:
         if now >= self._next_forget:
             self._next_forget = now + FORGET_EVERY_S
             await self._store.sweep_idempotency(now)
+            await self._store.sweep_scheduling(now - self._settings.scheduling_history_keep_s)
 
 
 def agents_of(session: Session) -> list[AgentId]:

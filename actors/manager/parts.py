@@ -10,6 +10,7 @@ from backendai_ray.core.ids import ResourceGroupName
 from backendai_ray.core.lifecycle import Deadlines
 
 from .bootstrap import load_first_keypair, load_groups
+from .chronicle import Chronicle
 from .dependencies import note_dependencies
 from .journal import Journal
 from .lookup import Lookup
@@ -23,6 +24,9 @@ from .registrar import Registrar
 from .submission import Submission
 from .waker import Waker
 from .world import World
+
+REMEMBERED_ENDS = 500
+"""Ended sessions that are looked at, at the start, for how long sessions run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +42,7 @@ class Parts:
     lookup: Lookup
     submission: Submission
     placing: Placing
+    chronicle: Chronicle
     reconciler: Reconciler
     minder: Minder
     registrar: Registrar
@@ -81,6 +86,7 @@ async def load(
     waker = Waker(sokovan)
     journal = Journal(world, store, orders, waker, clock, relay)
     lookup = Lookup(world, store)
+    chronicle = Chronicle(world.book, store, clock)
     reconciler = Reconciler(world, journal, orders, waker, connect_agent, clock)
     minder = Minder(limits, world, journal, store, orders, reconciler, waker, clock)
     first_keypair = await load_first_keypair(store, clock())
@@ -94,7 +100,8 @@ async def load(
         journal=journal,
         lookup=lookup,
         submission=Submission(limits, world, journal, store, lookup, clock, new_id),
-        placing=Placing(world, journal, orders, clock),
+        placing=Placing(world, journal, orders, chronicle, clock),
+        chronicle=chronicle,
         reconciler=reconciler,
         minder=minder,
         registrar=Registrar(settings.scheduler, world, store, reconciler, minder, clock),
@@ -109,6 +116,8 @@ async def _load_world(world: World, store: ManagerStore, settings: Settings, clo
     now = clock()
     for record in await store.agents():
         world.nodes.restore(record, now)
+    for ended in reversed(await store.recently_ended(REMEMBERED_ENDS)):
+        world.run_times.learn(ended)
     for session in await store.live_sessions():
         world.replace(None, session)
     for agent_id in world.book.agents():

@@ -14,6 +14,7 @@ from backendai_ray.core.scheduling import Applied, Placement, Plan, Rejection
 from backendai_ray.core.sessions import Session, Status
 from backendai_ray.store import Batch
 
+from .chronicle import Chronicle
 from .journal import Journal
 from .orders import Orders
 from .ports import Clock
@@ -40,10 +41,11 @@ class _Accepted:
 class Placing:
     """Applies plans. A gang is placed whole or not at all; a rejected line costs only itself."""
 
-    def __init__(self, world: World, journal: Journal, orders: Orders, clock: Clock) -> None:
+    def __init__(self, world: World, journal: Journal, orders: Orders, chronicle: Chronicle, clock: Clock) -> None:
         self._world = world
         self._journal = journal
         self._orders = orders
+        self._chronicle = chronicle
         self._clock = clock
         self._preempting = Preempting(world, journal, orders, clock)
 
@@ -59,6 +61,7 @@ class Placing:
         for refusal in plan.refusals:
             if refusal.session_id in self._world.book.live:
                 self._world.notes[refusal.session_id] = refusal.message
+        self._chronicle.refused(plan.refusals, pass_id)
         rejected: list[Rejection] = []
         async with self._journal.exclusively(placement.session_id for placement in plan.placements):
             accepted = _Accepted()
@@ -68,6 +71,7 @@ class Placing:
                     log.info("placement.rejected", session_id=placement.session_id, why=why, cause=pass_id)
                     rejected.append(Rejection(placement.session_id, why))
             placed = await self._commit(accepted)
+        self._chronicle.rejected(rejected, pass_id)
         preempted: list[SessionId] = []
         if not rejected:  # else there is more room than the plan knew of, and the next one may need no victim
             preempted, rejected = await self._preempting.carry_out(group, plan, pass_id)

@@ -27,7 +27,7 @@ from backendai_ray.core.errors import BackendError
 from backendai_ray.core.ids import AgentId, KernelId, SessionId
 from backendai_ray.core.lifecycle import Event, KernelEnded
 from backendai_ray.core.reports import KernelFact
-from backendai_ray.core.sessions import TERMINAL, Reason, Session, Status
+from backendai_ray.core.sessions import STARTING, TERMINAL, Reason, Session, Status
 from backendai_ray.store import KernelLog
 
 from .facts import events_of, is_about, judge_missing
@@ -86,10 +86,18 @@ class Reconciler:
             current = [fact for fact in facts if is_about(session, fact, agent_id)]
             return events_of(session, current, cause=cause, now=now, has_restarted=self._orders.has_restarted)
 
-        await self._journal.advance(session_id, decide, kernel_logs=logs)
+        session = await self._journal.advance(session_id, decide, kernel_logs=logs)
+        if session is not None and session.status in STARTING:
+            self._note_progress(session, facts)
         for fact in facts:
             if fact.status in TERMINAL:
                 self._orders.acknowledge(agent_id, fact.kernel_id)
+
+    def _note_progress(self, session: Session, facts: Sequence[KernelFact]) -> None:
+        """Remember how far a start is, for who looks; it is not worth a commit."""
+        said = [fact.message for fact in facts if fact.status is session.status and fact.message]
+        if said:
+            self._world.notes[session.id] = said[-1]
 
     def _take_foreign(self, agent_id: AgentId, session: Session | None, fact: KernelFact) -> None:
         """Deal with a kernel that no live session has on this node (any more)."""

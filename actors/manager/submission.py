@@ -81,7 +81,9 @@ class Submission:
         waiting = Waiting()  # one of its own, which nobody else sees
         await note_dependencies(waiting, self._world.book, self._store, spec)
         self._refuse_doomed(waiting, spec)
-        return Rehearsed(session=pending_session(self._new_session(spec), waiting_for=waiting.unmet(spec.id)))
+        draft = self._new_session(spec)
+        expected_s = self._world.expected_s(spec)
+        return Rehearsed(session=pending_session(draft, waiting_for=waiting.unmet(spec.id), expected_s=expected_s))
 
     async def _submit(self, request: SubmitRequest) -> Submitted:
         known = self._world.book.live.get(request.spec.id)

@@ -10,7 +10,11 @@ from backendai_ray.core.sessions import TERMINAL, Kernel, KernelSpec, Session, S
 
 
 def pending_session(
-    session: Session, *, waiting_for: Sequence[SessionId] = (), avoid: Sequence[AgentId] = ()
+    session: Session,
+    *,
+    waiting_for: Sequence[SessionId] = (),
+    avoid: Sequence[AgentId] = (),
+    expected_s: float | None = None,
 ) -> PendingSession:
     """Return a session that waits, or would were it put back into the queue, as the scheduler sees it."""
     spec = session.spec
@@ -34,6 +38,7 @@ def pending_session(
         waiting_for=tuple(waiting_for),
         avoid_agents=tuple(avoid),
         time_limit_s=_time_limit_s(session),
+        expected_s=expected_s,
         nominated=nominated_place(session),
         preemptions=session.preemptions,
     )
@@ -54,7 +59,9 @@ def holds_devices(kernel: Kernel) -> bool:
     return kernel.agent_id is not None and kernel.status not in TERMINAL
 
 
-def running_kernel(session: Session, kernel: Kernel, placed_at: float) -> RunningKernel:
+def running_kernel(
+    session: Session, kernel: Kernel, placed_at: float, *, expected_s: float | None = None
+) -> RunningKernel:
     """Return a kernel that holds devices as the scheduler sees it."""
     if kernel.agent_id is None:
         raise ValueError(f"kernel {kernel.id} is not placed")
@@ -71,6 +78,7 @@ def running_kernel(session: Session, kernel: Kernel, placed_at: float) -> Runnin
         priority=session.spec.priority,
         placed_at=placed_at,
         time_limit_s=_time_limit_s(session),
+        expected_s=expected_s,
         preemptible=session.spec.type is not SessionType.SYSTEM,
         restarts_as=pending_session(session) if session.spec.may_requeue else None,
         ending=ending,

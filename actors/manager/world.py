@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from backendai_ray.core.ids import AgentId, KernelId, ResourceGroupName, SessionId
 from backendai_ray.core.lifecycle import Deadlines
 from backendai_ray.core.quotas import Limits, Scope
+from backendai_ray.core.run_times import RunTimes
 from backendai_ray.core.scheduling import (
     Change,
     Changes,
@@ -21,10 +22,11 @@ from backendai_ray.core.scheduling import (
     NodeChanged,
     NodeGone,
     QuotaChanged,
+    RunningKernel,
     SessionQueued,
     SessionUnqueued,
 )
-from backendai_ray.core.sessions import Session, Status
+from backendai_ray.core.sessions import Kernel, Session, SessionSpec, Status
 from backendai_ray.store import GroupRecord
 
 from .allowances import Allowances
@@ -49,9 +51,10 @@ class World:
         self.nodes = Nodes()
         self.waiting = Waiting()
         self.timetable = Timetable()
+        self.run_times = RunTimes()
         self.groups: dict[ResourceGroupName, GroupRecord] = {}
         self.notes: dict[SessionId, str] = {}
-        """Why a pending session waits, in the words of the last pass."""
+        """Why a pending session waits, in the words of the last pass; of one that starts, how far its agent is."""
         self._logs: dict[ResourceGroupName, ChangeLog] = {}
         self._placed_at: dict[KernelId, float] = {}
         self._avoid: dict[SessionId, dict[AgentId, None]] = {}
@@ -71,9 +74,10 @@ class World:
             self._publish_ending(after)
         if before is not None and before.status is Status.PENDING and after.status is not Status.PENDING:
             self.waiting.forget(after.id)
-            self.notes.pop(after.id, None)
             self.allowances.leave_queue(after.spec)
             self._note(after, SessionUnqueued(after.id))
+        if before is not None and before.status is not after.status:
+            self.notes.pop(after.id, None)
         queued = after.status is Status.PENDING
         if queued:
             self.allowances.enter_queue(after.spec)
@@ -87,6 +91,7 @@ class World:
 
     def _end(self, session: Session) -> list[ResourceGroupName]:
         self._avoid.pop(session.id, None)
+        self.run_times.learn(session)
         groups = []
         for dependent in self.waiting.ended(session):
             waiting = self.book.live.get(dependent)
@@ -156,7 +161,7 @@ class World:
                 continue
             self.ledger.adopt(kernel_id, kernel.agent_id, kernel.allocation)
             self._placed_at[kernel_id] = after.status_at
-            self._note(after, KernelHeld(running_kernel(after, kernel, after.status_at)))
+            self._note(after, KernelHeld(self._running(after, kernel, after.status_at)))
         return bool(old.keys() - new.keys())
 
     def _publish_ending(self, session: Session) -> None:
@@ -185,7 +190,15 @@ class World:
     def _queued(self, session: Session) -> SessionQueued:
         waiting_for = self.waiting.unmet(session.id)
         avoid = tuple(self._avoid.get(session.id, ()))
-        return SessionQueued(pending_session(session, waiting_for=waiting_for, avoid=avoid))
+        expected_s = self.expected_s(session.spec)
+        return SessionQueued(pending_session(session, waiting_for=waiting_for, avoid=avoid, expected_s=expected_s))
+
+    def _running(self, session: Session, kernel: Kernel, placed_at: float) -> RunningKernel:
+        return running_kernel(session, kernel, placed_at, expected_s=self.expected_s(session.spec))
+
+    def expected_s(self, spec: SessionSpec) -> float | None:
+        """Return how long a session will probably run."""
+        return self.run_times.expected_s(spec.access_key, spec.type)
 
     def _note(self, session: Session, change: Change) -> None:
         self.log(session.spec.resource_group).add(change)
@@ -244,4 +257,4 @@ class World:
             for kernel in session.kernels:
                 if holds_devices(kernel):
                     placed_at = self._placed_at.get(kernel.id, session.status_at)
-                    yield KernelHeld(running_kernel(session, kernel, placed_at))
+                    yield KernelHeld(self._running(session, kernel, placed_at))

@@ -210,4 +210,6 @@ def _running(session: PendingSession, kernel_id: KernelId, agent_id: AgentId, pl
         allocation=allocation,
         priority=session.priority,
         placed_at=0.0,
+        time_limit_s=session.time_limit_s,
+        expected_s=session.expected_s,
     )

@@ -9,6 +9,7 @@ from backendai_ray.core.errors import Conflict, IdempotencyMismatch, NameInUse, 
 from backendai_ray.core.ids import AccessKey, AgentId, ResourceGroupName, SessionId
 from backendai_ray.core.lifecycle import StatusChange
 from backendai_ray.core.quotas import Scope
+from backendai_ray.core.scheduling_history import KEPT, SchedulingEntry
 from backendai_ray.core.sessions import Session
 from backendai_ray.store import AgentRecord, Batch, GroupRecord, IdempotencyRecord, KeypairRecord, QuotaRecord
 
@@ -25,6 +26,7 @@ class MemoryStore:
         self.agent_records: dict[AgentId, AgentRecord] = {}
         self.group_records: dict[ResourceGroupName, GroupRecord] = {}
         self.quota_records: dict[Scope, QuotaRecord] = {}
+        self.scheduling: dict[tuple[SessionId, int], SchedulingEntry] = {}
         self.commits: list[Batch] = []
         self.is_away = False
         self.forgets_to_answer = 0
@@ -42,11 +44,16 @@ class MemoryStore:
         self.agent_records.update({record.agent_id: record for record in batch.agents})
         self.group_records.update({record.name: record for record in batch.groups})
         self.quota_records.update({record.scope: record for record in batch.quotas})
+        for entry in batch.scheduling:
+            self.scheduling[entry.session_id, entry.number % KEPT] = entry
         if self.forgets_to_answer:
             self.forgets_to_answer -= 1
             raise StoreUnavailable("whether the last change was saved is not known yet", outcome="unknown")
 
     def _judge(self, batch: Batch) -> None:
+        for note in batch.scheduling:
+            if note.session_id not in self.records:
+                raise Conflict("an entry of an unknown session", session_id=note.session_id)
         for session in batch.sessions:
             known = self.records.get(session.id)
             if known is not None and known.version >= session.version:
@@ -63,6 +70,21 @@ class MemoryStore:
                     raise IdempotencyMismatch
                 raise Conflict("the key was used already", session_id=earlier.session_id)
 
+    async def sweep_scheduling(self, before: float) -> int:
+        await self._arrive()
+        old = [key for key, entry in self.scheduling.items() if entry.at < before]
+        for key in old:
+            del self.scheduling[key]
+        return len(old)
+
+    async def scheduling_history(self, session_id: str) -> list[SchedulingEntry]:
+        await self._arrive()
+        found = [entry for entry in self.scheduling.values() if entry.session_id == session_id]
+        return sorted(found, key=lambda entry: entry.number)
+
+    async def last_scheduling(self, session_ids: Sequence[str]) -> dict[SessionId, SchedulingEntry]:
+        return {SessionId(i): found[-1] for i in session_ids if (found := await self.scheduling_history(i))}
+
     async def sweep_idempotency(self, now: float) -> int:
         await self._arrive()
         expired = [key for key, record in self.keys.items() if record.expires_at <= now]
@@ -74,6 +96,11 @@ class MemoryStore:
         await self._arrive()
         live = [session for session in self.records.values() if not session.is_terminal]
         return sorted(live, key=lambda session: (session.created_at, session.id))
+
+    async def recently_ended(self, limit: int) -> list[Session]:
+        await self._arrive()
+        ended = [session for session in self.records.values() if session.is_terminal]
+        return sorted(ended, key=lambda session: (session.created_at, session.id), reverse=True)[:limit]
 
     async def session(self, session_id: str) -> Session | None:
         await self._arrive()

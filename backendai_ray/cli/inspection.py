@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,30 +12,45 @@ from backendai_ray.cli import options
 from backendai_ray.cli.output import output_for, print_json
 
 if TYPE_CHECKING:
-    from backendai_ray.client import DependencyNode
+    from backendai_ray.client import DependencyNode, SchedulingEntry, StatusChange
 
 
 @click.command("history")
 @options.session_argument
 @click.option("-k", "--kernels", is_flag=True, help="Those of its containers too.")
+@click.option("--waits/--no-waits", default=True, show_default=True, help="Also every reason for which it waited.")
 @options.json_option
-def history_command(session: str, kernels: bool, as_json: bool) -> None:
-    """Show every status SESSION has had, and why.
+def history_command(session: str, kernels: bool, waits: bool, as_json: bool) -> None:
+    """Show every status SESSION has had, what it waited for, and why.
 
     \b
     bai history my-session
     """
     with options.make_client() as client:
-        changes = client.sessions.get(session).history()
-    rows = []
-    for change in changes:
-        if kernels or not change.kernel_id:
-            when = f"{change.at:%Y-%m-%d %H:%M:%S.%f}"[:-3] if change.at else ""
-            rows.append({**change.model_dump(mode="json"), "when": when, "kernel": change.kernel_id[:8]})
+        handle = client.sessions.get(session)
+        changes = [change for change in handle.history() if kernels or not change.kernel_id]
+        entries = handle.scheduling_history() if waits else []
+    dated = [(change.at, _change_row(change)) for change in changes]
+    dated += [(entry.at, _wait_row(entry)) for entry in entries]
+    rows = [row for _, row in sorted(dated, key=lambda pair: pair[0] or datetime.min.replace(tzinfo=UTC))]
     columns = [("WHEN (UTC)", "when"), ("STATUS", "after"), ("REASON", "reason"), ("EXPLANATION", "message")]
     if kernels:
         columns.insert(1, ("KERNEL", "kernel"))
     output_for(as_json).table(columns, rows, empty="It has had no change of status yet.")
+
+
+def _change_row(change: StatusChange) -> dict[str, Any]:
+    when = _when(change.at)
+    return {**change.model_dump(mode="json"), "kind": "status", "when": when, "kernel": change.kernel_id[:8]}
+
+
+def _wait_row(entry: SchedulingEntry) -> dict[str, Any]:
+    waits = {"before": "PENDING", "after": "PENDING", "reason": entry.code, "kernel": "", "kernel_id": ""}
+    return {**entry.model_dump(mode="json"), **waits, "kind": entry.verdict, "when": _when(entry.at)}
+
+
+def _when(at: datetime | None) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S.%f}"[:-3] if at else ""
 
 
 @click.command("dependencies")

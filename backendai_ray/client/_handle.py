@@ -22,6 +22,7 @@ from backendai_ray.client._models import (
     FileInfo,
     Proposal,
     RunResult,
+    SchedulingEntry,
     SessionInfo,
     StatusChange,
 )
@@ -258,6 +259,11 @@ class AsyncSession:
         """
         body = {"apply": apply, "max_moves": max_moves, "min_runtime_s": min_runtime_s, "grace_s": grace_s}
         return Proposal.model_validate(await self._transport.json("POST", f"{self._path}/consolidate", body=body))
+
+    async def scheduling_history(self) -> list[SchedulingEntry]:
+        """Return each reason for which it waited, from when on, and placements that came to nothing; oldest first."""
+        answer = await self._transport.json("GET", f"{self._path}/scheduling-history")
+        return [SchedulingEntry.model_validate(entry) for entry in answer["items"]]
 
     async def dependency_graph(self) -> DependencyNode:
         """Return it and, nested, what it depends on."""

@@ -149,7 +149,7 @@ class StartEstimate(_Record):
     not_before: Moment = None
     """Where it is not known: how far was looked ahead in vain."""
     basis: Text = "unknown"
-    """``now``, ``start-time``, ``time-limits`` or ``unknown``."""
+    """``now``, ``sessions-are-ending``, ``start-time``, ``time-limits``, ``predicted`` or ``unknown``."""
     message: Text = ""
 
 
@@ -219,6 +219,20 @@ class Explanation(_Record):
     def is_placeable(self) -> bool:
         """Whether it starts with the next pass."""
         return bool(self.placement)
+
+
+class SchedulingEntry(_Record):
+    """What the scheduler told a session from a moment on, until the next entry or the next status."""
+
+    number: int = 0
+    """From 1; only the last entries are kept."""
+    verdict: Text = ""
+    """``refused`` by the policy, or placed by it and ``rejected`` by the Manager, because the world had moved on."""
+    code: Text = ""
+    message: Text = ""
+    at: Moment = None
+    cause: Text = ""
+    """The scheduling pass."""
 
 
 class DependencyNode(_Record):

@@ -77,7 +77,7 @@ class AsyncSessions:
             priority: Higher starts earlier.
             requeue: Whether it may be ended and run again from its beginning when a more important session needs the
                 room; ``None``: batch sessions may.
-            starts_at: Not before this ISO 8601 date.
+            starts_at: Not before this ISO 8601 date, or so long from now, such as ``"2h"``.
             depends_on: Sessions that must succeed first.
             dependency_failure: When one of them fails: ``cancel`` this session, or ``start-anyway``.
             pending_timeout_s: Cancel it when it has waited so long for a place; ``None``: as its resource group says.

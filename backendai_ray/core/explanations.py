@@ -13,10 +13,14 @@ class StartBasis(StrEnum):
 
     NOW = "now"
     """There is room: the next pass places it."""
+    ENDING = "sessions-are-ending"
+    """There is room as soon as sessions are gone that are being ended, for it or anyway."""
     START_TIME = "start-time"
     """A start time that sessions asked for."""
     TIME_LIMITS = "time-limits"
     """Sessions that run, or start before it, end at their time limits at the latest."""
+    PREDICTED = "predicted"
+    """As well sessions without a time limit, which run as long as their owners' last ones did."""
     UNKNOWN = "unknown"
     """It cannot be known; the message says why."""
 

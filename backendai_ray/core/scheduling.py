@@ -47,6 +47,8 @@ class PendingSession:
     """Where an earlier attempt failed; they come last."""
     time_limit_s: float | None = None
     """How long it may run at most, counted from its placement as nearly as can be known; ``None``: for ever."""
+    expected_s: float | None = None
+    """How long it will probably run, from its owner's last ones; ``None``: nothing is known."""
     nominated: tuple[KernelPlacement, ...] = ()
     """The place that is being made for it: sessions were ended for it there. Nobody of its priority or a lower one
     may take what is free of it."""
@@ -69,6 +71,8 @@ class RunningKernel:
     placed_at: float
     time_limit_s: float | None = None
     """How long its session may run at most; see :class:`PendingSession`."""
+    expected_s: float | None = None
+    """How long its session will probably run in all."""
     preemptible: bool = True
     """Whether its session may be ended for a more important one at all."""
     restarts_as: PendingSession | None = None

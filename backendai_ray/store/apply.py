@@ -96,6 +96,7 @@ _RECORD_TABLES = (
     tables.agents,
     tables.resource_groups,
     tables.quotas,
+    tables.scheduling_history,
 )
 
 
@@ -137,6 +138,9 @@ class _Book:
             if known is None:
                 raise Conflict(f"a change of the unknown session {change.session_id}", session_id=change.session_id)
             judged.history.append({**rows.change_row(change), **known.context})
+        for entry in batch.scheduling:
+            if entry.session_id not in self._sessions:
+                raise Conflict(f"an entry of the unknown session {entry.session_id}", session_id=entry.session_id)
         for record in batch.idempotency:
             known_key = self._keys.get((record.access_key, record.key))
             if known_key is not None and known_key["expires_at"] > record.created_at:
@@ -215,6 +219,9 @@ def _plain_records(batch: Batch) -> Iterable[tuple[Table, Any, _Row]]:
         yield tables.resource_groups, group.name, rows.group_row(group)
     for quota in batch.quotas:
         yield tables.quotas, quota.scope, rows.quota_row(quota)
+    for entry in batch.scheduling:
+        row = rows.scheduling_row(entry)
+        yield tables.scheduling_history, (entry.session_id, row["place"]), row
 
 
 def _take(group: GroupWrite, judged: _Judged, last_event: int) -> None:
@@ -229,6 +236,7 @@ def _stored_sessions(connection: Connection, batches: Sequence[Batch]) -> dict[s
     columns = (table.c.id, table.c.version, table.c.live, table.c.access_key, table.c.name, table.c.domain)
     wanted = [s.id for batch in batches for s in batch.sessions]
     wanted += [change.session_id for batch in batches for change in batch.changes]
+    wanted += [entry.session_id for batch in batches for entry in batch.scheduling]
     found: dict[str, _Known] = {}
     for ids in reads.chunks(wanted):
         query = select(*columns, table.c.project, table.c.user).where(table.c.id.in_(ids))
@@ -304,6 +312,11 @@ def _upsert(connection: Connection, table: Table, values: Sequence[_Row]) -> Non
 def sweep_idempotency(connection: Connection, now: float) -> int:
     """Delete what has expired; returns how many."""
     return connection.execute(delete(tables.idempotency).where(tables.idempotency.c.expires_at <= now)).rowcount
+
+
+def sweep_scheduling(connection: Connection, before: float) -> int:
+    """Delete what the scheduler told sessions before that time; returns how much."""
+    return connection.execute(delete(tables.scheduling_history).where(tables.scheduling_history.c.at < before)).rowcount
 
 
 def trim_outbox(connection: Connection, upto: int) -> None:

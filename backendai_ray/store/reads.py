@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, Select, func, sele
 from backendai_ray.core.errors import InvalidParameter
 from backendai_ray.core.ids import AccessKey, AgentId, KernelId, SessionId
 from backendai_ray.core.lifecycle import StatusChange
+from backendai_ray.core.scheduling_history import SchedulingEntry
 from backendai_ray.core.sessions import TERMINAL, Kernel, Session, Status
 from backendai_ray.records import decode
 
@@ -38,6 +39,12 @@ def live_sessions(connection: Connection) -> list[Session]:
         .order_by(_KERNEL.session_id, _KERNEL.position)
     )
     return _join(found, _rows(connection, kernels))
+
+
+def recently_ended(connection: Connection, limit: int) -> list[Session]:
+    """Return the newest sessions that have ended, newest first, without their kernels."""
+    newest = select(tables.sessions).where(_SESSION.live == 0).order_by(_SESSION.created_at.desc(), _SESSION.id.desc())
+    return [rows.to_session(row, ()) for row in _rows(connection, newest.limit(limit))]
 
 
 def session(connection: Connection, session_id: str) -> Session | None:
@@ -107,6 +114,31 @@ def history(connection: Connection, session_id: str) -> list[StatusChange]:
     lines = tables.history
     found = select(lines).where(lines.c.session_id == session_id).order_by(lines.c.number)
     return [rows.to_change(row) for row in _rows(connection, found)]
+
+
+def scheduling_history(connection: Connection, session_id: str) -> list[SchedulingEntry]:
+    """Return what the scheduler told a session, oldest first."""
+    table = tables.scheduling_history
+    query = select(table).where(table.c.session_id == session_id).order_by(table.c.number)
+    return [rows.to_scheduling(row) for row in _rows(connection, query)]
+
+
+def last_scheduling(connection: Connection, session_ids: Sequence[str]) -> dict[SessionId, SchedulingEntry]:
+    """Return the last entry of each of the sessions that have one."""
+    table = tables.scheduling_history
+    found: dict[SessionId, SchedulingEntry] = {}
+    for ids in chunks(session_ids):
+        newest = (
+            select(table.c.session_id, func.max(table.c.number).label("number"))
+            .where(table.c.session_id.in_(ids))
+            .group_by(table.c.session_id)
+            .subquery()
+        )
+        is_newest = (table.c.session_id == newest.c.session_id) & (table.c.number == newest.c.number)
+        for row in _rows(connection, select(table).join(newest, is_newest)):
+            entry = rows.to_scheduling(row)
+            found[entry.session_id] = entry
+    return found
 
 
 def kernel_log(connection: Connection, kernel_id: str) -> bytes | None:

@@ -9,6 +9,7 @@ from typing import Any
 from backendai_ray.core.ids import AccessKey, AgentId, KernelId, ResourceGroupName, SessionId
 from backendai_ray.core.lifecycle import StatusChange
 from backendai_ray.core.quotas import Limits, Scope
+from backendai_ray.core.scheduling_history import SchedulingEntry
 from backendai_ray.core.sessions import Session
 
 
@@ -112,6 +113,8 @@ class Batch:
     agents: tuple[AgentRecord, ...] = ()
     groups: tuple[GroupRecord, ...] = ()
     quotas: tuple[QuotaRecord, ...] = ()
+    scheduling: tuple[SchedulingEntry, ...] = ()
+    """Their sessions are stored."""
 
     def __bool__(self) -> bool:
         return any(getattr(self, part.name) for part in fields(self))

@@ -12,6 +12,7 @@ from backendai_ray.core.errors import StoreUnavailable
 from backendai_ray.core.ids import AccessKey, AgentId, KernelId, ResourceGroupName, SessionId
 from backendai_ray.core.lifecycle import StatusChange
 from backendai_ray.core.quotas import Limits, Scope, ScopeKind
+from backendai_ray.core.scheduling_history import KEPT, SchedulingEntry, Verdict
 from backendai_ray.core.sessions import Kernel, Reason, Session, Status
 from backendai_ray.records import DecodeError, decode, encode
 
@@ -170,6 +171,17 @@ def quota_row(quota: QuotaRecord) -> Row:
 
 def to_quota(row: RowMapping) -> QuotaRecord:
     return QuotaRecord(scope=Scope(ScopeKind(row["kind"]), row["name"]), limits=decode(row["limits"], Limits))
+
+
+def scheduling_row(entry: SchedulingEntry) -> Row:
+    row = {**_columns(entry), "verdict": entry.verdict.value, "place": entry.number % KEPT}
+    return {**row, "message": _storable(entry.message)}
+
+
+def to_scheduling(row: RowMapping) -> SchedulingEntry:
+    values = {name: value for name, value in row.items() if name != "place"}
+    verdict = Verdict(values["verdict"])
+    return SchedulingEntry(**{**values, "session_id": SessionId(values["session_id"]), "verdict": verdict})
 
 
 def _columns(record: Any) -> Row:

@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from backendai_ray.core.errors import StoreUnavailable
 from backendai_ray.core.ids import AccessKey, AgentId, KernelId, SessionId
 from backendai_ray.core.lifecycle import StatusChange
+from backendai_ray.core.scheduling_history import SchedulingEntry
 from backendai_ray.core.sessions import Kernel, Session, Status
 
 from . import apply, faults, reads
@@ -109,6 +110,10 @@ class Store:
         """Forget idempotency keys that have expired; returns how many."""
         return int(await self._submit(lambda connection: apply.sweep_idempotency(connection, now)))
 
+    async def sweep_scheduling(self, before: float) -> int:
+        """Forget what the scheduler told sessions before that time (Unix seconds); returns how much."""
+        return int(await self._submit(lambda connection: apply.sweep_scheduling(connection, before)))
+
     async def _submit(self, work: Batch | Callable[[Connection], Any]) -> Any:
         ticket = Ticket(work)
         self._writer.submit(ticket)
@@ -126,6 +131,10 @@ class Store:
     async def live_sessions(self) -> list[Session]:
         """Return every session that is not terminal, oldest first."""
         return await self._read(reads.live_sessions)
+
+    async def recently_ended(self, limit: int) -> list[Session]:
+        """Return the newest sessions that have ended, newest first, without their kernels."""
+        return await self._read(reads.recently_ended, limit)
 
     async def session(self, session_id: str) -> Session | None:
         """Return the session of that id."""
@@ -149,6 +158,14 @@ class Store:
     async def history(self, session_id: str) -> list[StatusChange]:
         """Return a session's status history, oldest first."""
         return await self._read(reads.history, session_id)
+
+    async def scheduling_history(self, session_id: str) -> list[SchedulingEntry]:
+        """Return what the scheduler told a session, oldest first."""
+        return await self._read(reads.scheduling_history, session_id)
+
+    async def last_scheduling(self, session_ids: Sequence[str]) -> dict[SessionId, SchedulingEntry]:
+        """Return the last entry of each of the sessions that have one."""
+        return await self._read(reads.last_scheduling, session_ids)
 
     async def kernel_log(self, kernel_id: str) -> bytes | None:
         """Return what was kept of an ended kernel's log."""

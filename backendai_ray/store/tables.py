@@ -191,3 +191,18 @@ quotas = Table(
     Column("name", Key, primary_key=True),
     Column("limits", Text, nullable=False),
 )
+
+scheduling_history = Table(
+    "scheduling_history",
+    metadata,
+    Column("session_id", Key, ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+    # The number modulo what is kept of a session: a new entry takes the place of the oldest one.
+    Column("place", SmallInteger, primary_key=True, autoincrement=False),
+    Column("number", Integer, nullable=False),
+    Column("verdict", String, nullable=False),
+    Column("code", String, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("cause", String, nullable=False),
+)
+Index("ix_scheduling_history_at", scheduling_history.c.at)

@@ -66,6 +66,7 @@ from backendai_ray.core.scheduling import (
     Refusal,
     RefusalCode,
 )
+from backendai_ray.core.scheduling_history import SchedulingEntry, Verdict
 from backendai_ray.core.sessions import Kernel, Reason, Session, SessionResult, SessionType, Status
 from backendai_ray.core.slots import ResourceSlots
 
@@ -284,6 +285,12 @@ class FakeManager:
 
     async def history(self, session_id: SessionId) -> Sequence[StatusChange]:
         return [change for change in self._cluster.events.changes if change.session_id == session_id]
+
+    async def scheduling_history(self, session_id: SessionId) -> Sequence[SchedulingEntry]:
+        refused = SchedulingEntry(
+            session_id=session_id, number=1, verdict=Verdict.REFUSED, code="not-enough", message="no", at=1.0, cause="p"
+        )
+        return [refused]
 
     async def logs(self, access_key: AccessKey, name_or_id: str, kernel_id: KernelId | None) -> bytes:
         session = await self.session(access_key, name_or_id)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import docker
 import pytest
@@ -20,7 +23,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.option.collectonly or not any("default_image" in _fixtures_of(item) for item in session.items):
         return
     try:
-        with closing(docker.from_env(timeout=60)) as client:
+        with closing(docker.from_env(timeout=60)) as client, _one_at_a_time():
             ensure_default_image(client, progress=print)
     except (DockerException, BackendError):
         return  # the fixture says so, to the tests that need it
@@ -28,6 +31,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def _fixtures_of(item: pytest.Item) -> Sequence[str]:
     return getattr(item, "fixturenames", ())
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Hold other processes of this test run off: each image is made once."""
+    with (Path(tempfile.gettempdir()) / "backendai-ray-test-images.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -45,16 +56,19 @@ def docker_engine() -> Iterator[docker.DockerClient]:
 @pytest.fixture(scope="session")
 def default_image(docker_engine: docker.DockerClient) -> str:
     """The cluster's default Python image."""
-    return ensure_default_image(docker_engine)
+    with _one_at_a_time():
+        return ensure_default_image(docker_engine)
 
 
 @pytest.fixture(scope="session")
 def no_python_image(docker_engine: docker.DockerClient) -> str:
     """An image with a shell and the usual tools but without Python and without bash."""
-    return images.ensure_no_python_image(docker_engine)
+    with _one_at_a_time():
+        return images.ensure_no_python_image(docker_engine)
 
 
 @pytest.fixture(scope="session")
 def exits_at_once_image(docker_engine: docker.DockerClient) -> str:
     """An image whose entrypoint ends at once, whatever command it is given; it has no Python either."""
-    return images.ensure_exits_at_once_image(docker_engine)
+    with _one_at_a_time():
+        return images.ensure_exits_at_once_image(docker_engine)

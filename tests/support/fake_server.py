@@ -288,6 +288,8 @@ class FakeServer:
                 moves = [move] if asked["max_moves"] > 1 else []
                 answer = {"sessionId": session.id, "sessionName": session.name, "message": "it can start"}
                 return httpx.Response(200, json={**answer, "moves": moves, "applied": asked["apply"]})
+            case ("GET", "scheduling-history"):
+                return httpx.Response(200, json={"items": [WAITED]})
             case ("GET", "dependency-graph"):
                 return httpx.Response(200, json=dependency_graph(session))
         raise NotFound(f"no route {method} {what}")
@@ -362,6 +364,14 @@ NODE = {
     "occupiedSlots": {"cpu": "0.5"},
     "schedulable": True,
     "message": "",
+}
+WAITED = {
+    "number": 1,
+    "verdict": "refused",
+    "code": "not-enough",
+    "message": "no node has room",
+    "at": "2026-01-02T03:04:05.678+00:00",
+    "cause": "p1",
 }
 EXPLANATION = {
     "reason": "not-enough",

@@ -21,6 +21,7 @@ from backendai_ray.config import Settings
 from backendai_ray.core.errors import InvalidParameter
 from backendai_ray.core.ids import AgentId, KernelId, SessionId
 from backendai_ray.core.sessions import KernelSpec
+from backendai_ray.core.slots import ResourceSlots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,8 @@ class PreparedImage:
     """On the host: where pyzmq for that Python is; ``None`` where the image brings its own."""
     shell: str = ""
     """Path of its shell; empty where it has none."""
+    minimum: ResourceSlots = field(default_factory=ResourceSlots)
+    """What a kernel of it needs at least, as its maker says; empty where he does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +142,14 @@ class ExecProcess(Protocol):
         ...
 
 
+Tell = Callable[[str], None]
+"""Takes a sentence, for people, about how far something is."""
+
+
+def nobody(_sentence: str) -> None:
+    """Nobody wants to know."""
+
+
 class ComputeBackend(ABC):
     """Starts, watches and ends kernels.
 
@@ -188,10 +199,11 @@ class ComputeBackend(ABC):
         """Return whether :meth:`prepare_image` will answer without work. Never blocks."""
 
     @abstractmethod
-    def prepare_image(self, reference: str, architecture: str) -> PreparedImage:
+    def prepare_image(self, reference: str, architecture: str, tell: Tell = nobody) -> PreparedImage:
         """Have an image ready: resolve aliases, pull or build what is missing, find out what it has.
 
-        May take long; calls for the same image at the same time share the work.
+        May take long; calls for the same image at the same time share the work. ``tell`` hears how far it is, about
+        once a second and from any thread.
 
         Raises:
             ImageNotFound: there is none, or none for this architecture.
@@ -201,6 +213,13 @@ class ComputeBackend(ABC):
     def kernel_uid(self, kernel_id: KernelId) -> int:
         """Return the user that a kernel runs as; the same each time it is asked. Never root, if it can be helped."""
         return 1000 if os.geteuid() == 0 else os.geteuid()
+
+    def tidy(self) -> None:  # noqa: B027 - most backends have nothing to do
+        """Called every minute or so: make room where that is needed and harms nobody.
+
+        Raises:
+            EngineUnavailable: it did not work now.
+        """
 
     @abstractmethod
     def launch(self, launch: Launch) -> str:

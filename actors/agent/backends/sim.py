@@ -10,7 +10,17 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from actors.agent.backends.base import BackendInfo, ComputeBackend, Ending, Found, Launch, Life, PreparedImage
+from actors.agent.backends.base import (
+    BackendInfo,
+    ComputeBackend,
+    Ending,
+    Found,
+    Launch,
+    Life,
+    PreparedImage,
+    Tell,
+    nobody,
+)
 from backendai_ray.core.ids import KernelId, SessionId
 
 _IMAGE = "python"
@@ -65,7 +75,7 @@ class SimBackend(ComputeBackend):
     def is_prepared(self, reference: str) -> bool:
         return True
 
-    def prepare_image(self, reference: str, architecture: str) -> PreparedImage:
+    def prepare_image(self, reference: str, architecture: str, tell: Tell = nobody) -> PreparedImage:
         return PreparedImage(reference=reference, id=reference, shell="/bin/sh")
 
     def launch(self, launch: Launch) -> str:

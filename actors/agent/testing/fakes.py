@@ -6,7 +6,17 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
-from actors.agent.backends.base import BackendInfo, ComputeBackend, Ending, Found, Launch, Life, PreparedImage
+from actors.agent.backends.base import (
+    BackendInfo,
+    ComputeBackend,
+    Ending,
+    Found,
+    Launch,
+    Life,
+    PreparedImage,
+    Tell,
+    nobody,
+)
 from actors.agent.devices.base import DevicePlugin, Grant
 from actors.agent.runner_link import PtyOutput, RunnerInfo, RunnerStatus
 from backendai_ray.config import Settings
@@ -175,7 +185,7 @@ class FakeBackend(ComputeBackend):
     def is_prepared(self, reference: str) -> bool:
         return self.pull_gate.is_set()
 
-    def prepare_image(self, reference: str, architecture: str) -> PreparedImage:
+    def prepare_image(self, reference: str, architecture: str, tell: Tell = nobody) -> PreparedImage:
         assert self.pull_gate.wait(10)
         if reference != "python":
             raise ImageNotFound(f"there is no image {reference!r}")

@@ -73,7 +73,7 @@ async def create(request: Request, context: ContextDep, caller: CallerDep, body:
     "/session/_/dry-run",
     summary="Rehearse creating a session",
     response_model=ExplanationView,
-    responses=errors(403, 404, 409),
+    responses=errors(403, 404, 409, 412),
 )
 async def dry_run(request: Request, context: ContextDep, caller: CallerDep, body: CreateSession) -> Response:
     """Check a create call and return where its session would go, or why it would wait and for how long; make nothing.

@@ -14,7 +14,7 @@ from backendai_ray.api.answers import nothing, plain, shown
 from backendai_ray.api.context import Context, ContextDep
 from backendai_ray.api.requests import ApiRoute, Caller, CallerDep
 from backendai_ray.api.routers.names import SessionName, errors
-from backendai_ray.api.schemas.explanations import ExplanationView
+from backendai_ray.api.schemas.explanations import ExplanationView, SchedulingEntryView, SchedulingHistoryView
 from backendai_ray.api.schemas.sessions import (
     ChangeView,
     Destroyed,
@@ -187,6 +187,19 @@ async def explain(context: ContextDep, caller: CallerDep, name: SessionName) -> 
         else:
             return shown(ExplanationView.of(explanation, session_id=session_id, session_name=session.spec.name))
     return shown(ExplanationView.of_status(session))
+
+
+@router.get(
+    "/session/{name}/scheduling-history",
+    summary="What the scheduler told it",
+    response_model=SchedulingHistoryView,
+    responses=errors(404),
+)
+async def scheduling_history(context: ContextDep, caller: CallerDep, name: SessionName) -> Response:
+    """Return each reason for which the session waited, from when on, and the placements that were not taken."""
+    session = await _session(context, caller, name)
+    entries = await context.reach.manager(lambda: context.services.manager.scheduling_history(session.id))
+    return shown(SchedulingHistoryView(items=[SchedulingEntryView.of(entry) for entry in entries]))
 
 
 @router.get("/stream/session/{name}/apps", summary="A session's apps", responses=errors(404), tags=["streams"])

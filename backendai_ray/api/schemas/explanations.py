@@ -7,6 +7,7 @@ from pydantic import Field
 from backendai_ray.api.schemas.sessions import Answer, iso
 from backendai_ray.core.explanations import Explanation, StartEstimate
 from backendai_ray.core.scheduling import KernelPlacement, NodeRefusal, Placement
+from backendai_ray.core.scheduling_history import SchedulingEntry
 from backendai_ray.core.sessions import Session, Status
 
 PLACEABLE = "placeable"
@@ -31,7 +32,9 @@ class EstimateView(Answer):
 
     at: str | None = Field(description="`null`: not known.")
     not_before: str | None = Field(description="Where it is not known: how far was looked ahead in vain.")
-    basis: str = Field(description="`now`, `start-time`, `time-limits` or `unknown`.")
+    basis: str = Field(
+        description="`now`, `sessions-are-ending`, `start-time`, `time-limits`, `predicted` or `unknown`."
+    )
     message: str
 
     @classmethod
@@ -123,3 +126,32 @@ class ExplanationView(Answer):
             "nodes": [NodeRefusalView.of(node) for node in outcome.nodes],
         }
         return shown.model_copy(update=refusal)
+
+
+class SchedulingEntryView(Answer):
+    """What the scheduler told a session from a moment on."""
+
+    number: int = Field(description="From 1; older entries than the last ones are not kept.")
+    verdict: str = Field(description="`refused` by the policy, or placed by it and `rejected` by the Manager.")
+    code: str = Field(description="The reason, as a word.")
+    message: str
+    at: str | None
+    cause: str = Field(description="The scheduling pass.")
+
+    @classmethod
+    def of(cls, entry: SchedulingEntry) -> SchedulingEntryView:
+        """Show it."""
+        return cls(
+            number=entry.number,
+            verdict=entry.verdict,
+            code=entry.code,
+            message=entry.message,
+            at=iso(entry.at),
+            cause=entry.cause,
+        )
+
+
+class SchedulingHistoryView(Answer):
+    """What the scheduler told a session over time."""
+
+    items: list[SchedulingEntryView] = Field(description="Oldest first.")

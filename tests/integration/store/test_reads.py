@@ -8,11 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text as sql
 
-from backendai_ray.core.errors import InvalidParameter
+from backendai_ray.core.errors import Conflict, InvalidParameter
 from backendai_ray.core.ids import AccessKey, AgentId, SessionId
+from backendai_ray.core.scheduling_history import KEPT, SchedulingEntry, Verdict
 from backendai_ray.core.sessions import Session, Status
 from backendai_ray.store import Batch, Store
+from backendai_ray.store.engines import Location, writer_engine
 
 from .builders import OWNER, ended, new_session, placed
 
@@ -91,6 +94,53 @@ async def test_what_is_on_a_node(store: Store) -> None:
     assert {(session_id, kernel.id) for session_id, kernel in found} == {(here.id, k.id) for k in here.kernels}
     assert await store.kernel_session(there.main.id) == there.id
     assert await store.kernel_session(str(uuid.uuid4())) is None  # type: ignore[arg-type]
+
+
+async def test_what_ended_last(store: Store) -> None:
+    sessions = [new_session(created_at=float(number)) for number in range(5)]
+    await _commit(store, *sessions)
+    for session in sessions[:4]:
+        await _commit(store, ended(session))
+    found = await store.recently_ended(3)
+    assert [session.id for session in found] == [session.id for session in (sessions[3], sessions[2], sessions[1])]
+    assert all(session.is_terminal for session in found)
+
+
+async def test_what_the_scheduler_told_is_bounded_and_goes_with_its_session(store: Store, store_url: str) -> None:
+    first, second = new_session(), new_session()
+    await _commit(store, first, second)
+
+    def entry(session: Session, number: int, message: str = "no \0 room") -> SchedulingEntry:
+        return SchedulingEntry(
+            session_id=session.id,
+            number=number,
+            verdict=Verdict.REFUSED,
+            code="not-enough",
+            message=message,
+            at=float(number),
+            cause="p",
+        )
+
+    await store.commit(Batch(scheduling=tuple(entry(first, number) for number in range(1, KEPT + 3))))
+    await store.commit(Batch(scheduling=(entry(second, 1), entry(second, 2), entry(second, 2, "again"))))
+    kept = await store.scheduling_history(first.id)
+    assert [one.number for one in kept] == list(range(3, KEPT + 3))
+    messages = [one.message for one in await store.scheduling_history(second.id)]
+    assert messages == ["no \N{REPLACEMENT CHARACTER} room", "again"]
+    tails = await store.last_scheduling([first.id, second.id, "nobody"])
+    assert {name: one.number for name, one in tails.items()} == {first.id: KEPT + 2, second.id: 2}
+    with pytest.raises(Conflict, match="unknown session"):
+        await store.commit(Batch(scheduling=(entry(new_session(), 1),)))
+    assert await store.sweep_scheduling(2.0) == 1
+    await store.close()
+    engine = writer_engine(Location.parse(store_url))
+    with engine.begin() as connection:
+        connection.execute(sql("DELETE FROM kernels"))
+        connection.execute(sql("DELETE FROM history"))
+        connection.execute(sql("DELETE FROM sessions WHERE id = :id"), {"id": first.id})
+        left = connection.execute(sql("SELECT DISTINCT session_id FROM scheduling_history")).scalars().all()
+    engine.dispose()
+    assert left == [second.id]
 
 
 async def test_dependencies_both_ways(store: Store) -> None:

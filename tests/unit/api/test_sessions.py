@@ -159,6 +159,13 @@ async def test_what_stops_waiting_while_it_is_explained(client: httpx.AsyncClien
     assert (why["sessionId"], why["status"], why["reason"]) == (created.json()["sessionId"], "SCHEDULED", "placed")
 
 
+async def test_what_the_scheduler_told(client: httpx.AsyncClient, session: str) -> None:
+    [entry] = (await client.get(f"/session/{session}/scheduling-history")).json()["items"]
+    assert (entry["number"], entry["verdict"], entry["code"], entry["message"]) == (1, "refused", "not-enough", "no")
+    assert (entry["at"], entry["cause"]) == ("1970-01-01T00:00:01+00:00", "p")
+    assert (await client.get("/session/nobody/scheduling-history")).status_code == 404
+
+
 async def test_a_dry_run_makes_nothing(client: httpx.AsyncClient, cluster: FakeCluster) -> None:
     told = (await client.post("/session/_/dry-run", json={"image": "python", "name": "small"})).json()
     assert (told["sessionId"], told["sessionName"], told["status"]) == (None, "small", "PENDING")

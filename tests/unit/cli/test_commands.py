@@ -246,7 +246,11 @@ def test_explain_history_nodes(bai: Bai, server: FakeServer, work: FakeSession) 
     assert "It may start at 03:04." in explained
     assert json.loads(bai("explain", "work", "--json").out)["nodes"][0]["code"] == "not-enough"
     assert "started" in bai("history", "work").out
-    assert json.loads(bai("history", "work", "--json").out)[0]["after"] == "RUNNING"
+    ran, waited = json.loads(bai("history", "work", "--json").out)
+    assert (waited["kind"], waited["after"], waited["reason"]) == ("refused", "PENDING", "not-enough")
+    assert (ran["kind"], ran["after"]) == ("status", "RUNNING")
+    assert "2026-01-02 03:04:05.678" in bai("history", "work").out
+    assert "not-enough" not in bai("history", "work", "--no-waits").out
     assert bai("dependencies", "work").out.splitlines()[1] == "└─ before  TERMINATED  bbbbbbbb"
     assert json.loads(bai("dependencies", "work", "--json").out)["depends_on"][0]["name"] == "before"
     nodes = bai("nodes").out

@@ -214,6 +214,8 @@ async def test_what_a_session_tells(async_client: AsyncClient, server: FakeServe
     server.sessions[session.id].logs = "a log\n"
     assert await session.logs() == "a log\n"
     assert [(c.before, c.after, c.reason) for c in await session.history()] == [("PENDING", "RUNNING", "started")]
+    [entry] = await session.scheduling_history()
+    assert (entry.verdict, entry.code, entry.number) == ("refused", "not-enough", 1)
     explanation = await session.explain()
     assert (explanation.code, explanation.nodes[0].shortfall) == ("not-enough", {"cpu": "1"})
     assert (explanation.session_id, explanation.position, explanation.behind) == (session.id, 2, "first")

@@ -52,8 +52,14 @@ def test_a_wrong_setting_is_named(tmp_path: Path, text: str, named: str) -> None
 
 
 def test_the_daemon_gets_exactly_what_was_loaded(tmp_path: Path) -> None:
-    settings = load_settings(data_dir=tmp_path, bus={"url": "redis://user:pass@127.0.0.1/0"}, api={"port": 0})
+    settings = load_settings(
+        data_dir=tmp_path,
+        bus={"url": "redis://user:pass@127.0.0.1/0"},
+        api={"port": 0},
+        agent={"registries": {"hub.example": {"username": "me", "password": "token"}}},
+    )
     again = settings_from_wire(_to_wire(settings))
     assert isinstance(again, Settings)
     assert again == settings
-    assert "pass" not in repr(settings)
+    assert "pass@" not in repr(settings)
+    assert "token" not in repr(settings)

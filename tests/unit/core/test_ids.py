@@ -16,7 +16,22 @@ def test_names(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", " ", "x" * 65, "-a", "a-", ".a", "a/b", "a b", "ä", "a\n", "a\0b", "../x", str(uuid4())]
+    "name",
+    [
+        "",
+        " ",
+        "x" * 65,
+        "-a",
+        "a-",
+        ".a",
+        "a/b",
+        "a b",
+        "ä",
+        "a\n",
+        "a\0b",
+        "../x",
+        "1b4e28ba-2fa1-41d2-883f-0016d3cca427",
+    ],
 )
 def test_no_names(name: str) -> None:
     with pytest.raises(InvalidParameter) as caught:

@@ -19,6 +19,7 @@ from backendai_ray.core.errors import (
     StoreUnavailable,
 )
 from backendai_ray.core.ids import AccessKey, AgentId, ResourceGroupName, SessionId
+from backendai_ray.core.scheduling import KernelHeld, SessionQueued
 from backendai_ray.core.sessions import ClusterMode, DependencyFailure, Reason, SessionType, Status
 from backendai_ray.core.slots import CPU, MEM, ResourceSlots
 
@@ -243,6 +244,30 @@ async def test_a_rehearsal_checks_what_a_submit_checks_and_takes_nothing_in(clus
     with pytest.raises(InvalidParameter, match="could never start"):
         await cluster.manager.rehearse(SubmitRequest(spec=cluster.spec(depends_on=(first.id,))))
     await cluster.check()
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_how_long_a_session_will_run_is_expected_from_its_owners_last_two(
+    cluster: FakeCluster, restart: bool
+) -> None:
+    for seconds in (1000, 30, 50):
+        session = await cluster.running()
+        await cluster.pass_time(seconds, step_s=5)
+        await cluster.terminate(session)
+        agent = cluster.agents[session.main.agent_id or AgentId("")]
+        await cluster.tell(agent, [agent.end(session.main.id)])
+    if restart:
+        await cluster.restart()
+    waits = (await cluster.submit()).session
+    other = (await cluster.submit(type=SessionType.BATCH, startup_command="true")).session
+    world = await cluster.manager.changes(GROUP, "", 0)
+    queued = {change.session.id: change.session for change in world.changes if isinstance(change, SessionQueued)}
+    assert queued[waits.id].expected_s == pytest.approx(40, abs=1)
+    assert queued[other.id].expected_s is None
+    await cluster.schedule()
+    world = await cluster.manager.changes(GROUP, "", 0)
+    held = {change.kernel.session_id: change.kernel for change in world.changes if isinstance(change, KernelHeld)}
+    assert held[waits.id].expected_s == pytest.approx(40, abs=1)
 
 
 async def test_a_long_chain_of_dependents_is_cancelled(cluster: FakeCluster) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from backendai_ray.core.explanations import StartBasis, StartEstimate
-from backendai_ray.core.ids import SessionId
+from backendai_ray.core.ids import KernelId, SessionId
 from backendai_ray.core.scheduling import Plan, Preemption, RunningKernel, Snapshot
 from policies.backfill import BackfillPolicy
 from policies.drf import DrfPolicy
@@ -76,10 +76,36 @@ def test_sessions_without_a_limit_are_named(limit: float | None) -> None:
     assert "session-k" in estimate.message
 
 
+@pytest.mark.parametrize(("ran_s", "ends_in_s"), [(10, 90), (100, 100), (150, 50), (399, 1)])
+def test_a_session_without_a_limit_runs_as_long_as_expected_and_then_twice_as_long(ran_s: int, ends_in_s: int) -> None:
+    node = make_node("n")
+    running = replace(run_kernel(node, "k", cpu=4, mem="1g"), placed_at=NOW - ran_s, expected_s=100.0)
+    estimate = start_of(make_snapshot([node], [make_session("s")], [running]))
+    assert (estimate.basis, estimate.at) == (StartBasis.PREDICTED, NOW + ends_in_s)
+    first = replace(make_session("first", cpu=4, mem="1g"), expected_s=0.0)
+    estimate = start_of(make_snapshot([node], [first, make_session("s", cpu=4, mem="1g")], [running]))
+    assert (estimate.basis, estimate.at) == (StartBasis.PREDICTED, NOW + ends_in_s + 1)
+
+
 def test_what_is_being_ended_is_gone_soon() -> None:
     node = make_node("n")
     running = replace(run_kernel(node, "k", cpu=4, mem="1g"), ending=True)
-    assert start_of(make_snapshot([node], [make_session("s")], [running])).at == NOW
+    estimate = start_of(make_snapshot([node], [make_session("s")], [running]))
+    assert (estimate.basis, estimate.at) == (StartBasis.ENDING, NOW)
+
+
+def test_who_makes_room_for_itself_starts_when_its_victims_are_gone() -> None:
+    """1. An important session ends another one, which waits again. 2. That one goes on when the first has ended."""
+    node = make_node("n")
+    restarts = replace(make_session("session-k", cpu=4, mem="1g", submitted_at=1.0), kernel_ids=(KernelId("k"),))
+    victim = replace(run_kernel(node, "k", cpu=4, mem="1g"), restarts_as=restarts)
+    important = make_session("s", cpu=4, mem="1g", priority=20, submitted_at=2.0, time_limit_s=30)
+    policy = FifoPolicy(selection=Concentrated(), preemption={"scope": "group", "mode": "reschedule"})
+    later = make_session("later", cpu=4, mem="1g", submitted_at=3.0, time_limit_s=30)
+    outlook = Outlook(make_snapshot([node], [important, later], [victim]), policy.decide)
+    estimate = outlook.start_of(SessionId("s"))
+    assert (estimate.basis, estimate.at) == (StartBasis.ENDING, NOW)
+    assert outlook.start_of(SessionId("later")).basis is StartBasis.UNKNOWN, "behind the one that waits again"
 
 
 def test_no_end_makes_a_node_larger() -> None:

@@ -26,6 +26,8 @@ from actors.agent.backends.base import (
     Life,
     PreparedImage,
     Spare,
+    Tell,
+    nobody,
 )
 from actors.agent.backends.docker import spares
 from actors.agent.backends.docker.containers import (
@@ -129,8 +131,12 @@ class DockerBackend(ComputeBackend):
     def is_prepared(self, reference: str) -> bool:
         return self._image_store.is_ready(reference)
 
-    def prepare_image(self, reference: str, architecture: str) -> PreparedImage:
-        return self._image_store.prepare(reference, architecture)
+    def prepare_image(self, reference: str, architecture: str, tell: Tell = nobody) -> PreparedImage:
+        return self._image_store.prepare(reference, architecture, tell)
+
+    def tidy(self) -> None:
+        with _engine("images that nobody uses cannot be removed"):
+            self._image_store.clean()
 
     @property
     def _image_store(self) -> ImageStore:

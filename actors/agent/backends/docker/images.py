@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import threading
+import time
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,11 @@ import structlog
 from docker.errors import APIError, DockerException, NotFound
 from docker.errors import ImageNotFound as NotInEngine
 
-from actors.agent.backends.base import PreparedImage
+from actors.agent.backends.base import PreparedImage, Tell
+from actors.agent.backends.docker.image_disk import PulledImages, removable
+from actors.agent.backends.docker.image_labels import minimum_of
 from actors.agent.backends.docker.probing import ContentsCache, ImageContents
+from actors.agent.backends.docker.pulling import pull
 from backendai_ray.config import Settings
 from backendai_ray.core.errors import BackendError, EngineUnavailable, ImageNotFound
 from backendai_ray.images import ensure_default_image
@@ -23,6 +28,7 @@ from backendai_ray.kernel.bundle import pyzmq_for
 log = structlog.get_logger()
 
 DEFAULT_ALIAS = "python"
+JUST_USED_S = 600.0
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64", "386": "i686"}
 
 
@@ -33,9 +39,11 @@ class ImageStore:
         self._client = client
         self._settings = settings
         self._contents = ContentsCache(settings.cache_dir / "images")
+        self._pulled = PulledImages(settings.cache_dir / "pulled-images.json")
         self._lock = threading.Lock()
         self._ready: dict[tuple[str, str], PreparedImage] = {}
         self._working: dict[tuple[str, str], Future[PreparedImage]] = {}
+        self._root: Path | None = None
 
     def forget(self) -> None:
         """Something about images changed: look again at the next start."""
@@ -53,24 +61,25 @@ class ImageStore:
         aliases = {alias for alias, target in self._aliases().items() if target in names}
         return sorted(names | aliases | {DEFAULT_ALIAS})
 
-    def prepare(self, reference: str, architecture: str) -> PreparedImage:
+    def prepare(self, reference: str, architecture: str, tell: Tell) -> PreparedImage:
         """See :meth:`actors.agent.backends.base.ComputeBackend.prepare_image`."""
         key = (reference, architecture)
         with self._lock:
             ready = self._ready.get(key)
             if ready is not None:
+                self._pulled.used(ready.id, time.time())
                 return ready
             working = self._working.get(key)
             mine = working is None
             if working is None:
                 working = self._working[key] = Future()
         if mine:
-            self._work(key, working)
+            self._work(key, working, tell)
         return working.result()
 
-    def _work(self, key: tuple[str, str], future: Future[PreparedImage]) -> None:
+    def _work(self, key: tuple[str, str], future: Future[PreparedImage], tell: Tell) -> None:
         try:
-            image = self._look(*key)
+            image = self._look(*key, tell)
             with self._lock:
                 self._ready[key] = image
             future.set_result(image)
@@ -85,16 +94,17 @@ class ImageStore:
             with self._lock:
                 self._working.pop(key, None)
 
-    def _look(self, reference: str, architecture: str) -> PreparedImage:
+    def _look(self, reference: str, architecture: str, tell: Tell) -> PreparedImage:
         machine = platform.machine()
         if architecture and _machine(architecture) != machine:
             raise ImageNotFound(
                 f"{reference} is wanted for {architecture}, but this node is {machine}", image=reference
             )
-        facts = self._inspect(self._resolve(reference))
+        facts = self._inspect(self._resolve(reference, tell))
         of_image = _machine(facts.get("Architecture") or machine)
         if of_image != machine:
             raise ImageNotFound(f"{reference} is an image for {of_image}, but this node is {machine}", image=reference)
+        self._pulled.used(facts["Id"], time.time())
         labels = (facts.get("Config") or {}).get("Labels") or {}
         contents = self._contents.of(self._client.api, facts["Id"], hint=labels.get("ai.backend.runtime-path", ""))
         pyzmq_dir = self._pyzmq(reference, contents)
@@ -104,6 +114,7 @@ class ImageStore:
             python=contents.python if pyzmq_dir is not None else "",
             pyzmq_dir=pyzmq_dir,
             shell=contents.shell,
+            minimum=minimum_of(labels, reference),
         )
 
     def _pyzmq(self, reference: str, contents: ImageContents) -> Path | None:
@@ -115,20 +126,69 @@ class ImageStore:
             log.warning("image.no_runner_fits", image=reference, python=contents.version, error=error.message)
             return None
 
+    # ── room on the disk ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def clean(self) -> None:
+        """Remove images that nobody uses while the disk is fuller than it may be; see :mod:`.image_disk`.
+
+        Raises:
+            docker.errors.DockerException: the engine failed.
+        """
+        agent = self._settings.agent
+        if agent.image_disk_high_percent >= 100 or self._disk_percent() < agent.image_disk_high_percent:
+            return
+        for image_id in removable(self._pulled.all(), in_use=self._in_use(), kept=self._aliases().values()):
+            if self._disk_percent() <= agent.image_disk_low_percent:
+                return
+            self._remove(image_id)
+
+    def _make_room(self) -> None:
+        try:
+            self.clean()
+        except (DockerException, OSError) as error:  # the pull itself will say what is wrong
+            log.warning("images.not_cleaned", error=str(error)[:200])
+
+    def _disk_percent(self) -> float:
+        if self._root is None:
+            self._root = Path(self._client.info()["DockerRootDir"])
+        if not self._root.exists():  # an engine on another machine: its disk is none of ours to judge
+            return 0.0
+        usage = shutil.disk_usage(self._root)
+        return 100.0 * usage.used / max(1, usage.used + usage.free)
+
+    def _in_use(self) -> set[str]:
+        # A kernel that is being made of an image has no container yet; its image was looked at a moment ago.
+        recent = {name for name, image in self._pulled.all().items() if time.time() - image.used_at < JUST_USED_S}
+        return recent | {row["ImageID"] for row in self._client.api.containers(all=True)}
+
+    def _remove(self, image_id: str) -> None:
+        try:
+            # Not forced: the engine itself refuses for an image that a container was made of meanwhile.
+            for tag in self._client.images.get(image_id).attrs.get("RepoTags") or [image_id]:
+                self._client.api.remove_image(tag)
+            log.info("image.removed", image=image_id, why="the disk is nearly full")
+        except (NotInEngine, NotFound):
+            pass  # somebody was faster
+        except APIError as error:
+            log.info("image.stays", image=image_id, why=str(error.explanation or error)[:200])
+            return
+        self._pulled.forget(image_id)
+        self.forget()
+
     # ── names ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _aliases(self) -> dict[str, str]:
         return {DEFAULT_ALIAS: self._settings.agent.default_image, **self._settings.agent.image_aliases}
 
-    def _resolve(self, reference: str) -> str:
+    def _resolve(self, reference: str, tell: Tell) -> str:
         """Return what the engine calls the image, after having pulled or made it if need be."""
         target = self._aliases().get(reference, reference)
         if reference == DEFAULT_ALIAS and DEFAULT_ALIAS not in self._settings.agent.image_aliases:
-            return ensure_default_image(self._client, reference=target, progress=_told)
+            return ensure_default_image(self._client, reference=target, progress=_logged(tell))
         policy = self._settings.agent.pull_policy
         if policy == "never" or (policy == "missing" and self._has(target)):
             return target
-        self._pull(target)
+        self._pull(target, tell)
         return target
 
     def _has(self, reference: str) -> bool:
@@ -140,17 +200,18 @@ class ImageStore:
             raise _not_found(reference, error) from error
         return True
 
-    def _pull(self, reference: str) -> None:
+    def _pull(self, reference: str, tell: Tell) -> None:
         log.info("image.pulling", image=reference)
-        name, _, tag = reference.rpartition(":")
-        if not name or "/" in tag:
-            name, tag = reference, "latest"
+        self._make_room()
         try:
-            self._client.api.pull(name if "@" not in reference else reference, tag=None if "@" in reference else tag)
-        except APIError as error:
-            if self._has(reference):  # pull policy "always" and no registry in reach: what is here will do
-                return
-            raise _not_found(reference, error) from error
+            pull(self._client.api, reference, self._settings.agent.registries, tell)
+        except BackendError as error:
+            if not self._has(reference):
+                raise
+            # Pull policy "always" and no registry in reach: what is here will do.
+            log.warning("image.not_pulled_again", image=reference, error=error.message)
+            return
+        self._pulled.pulled(str(self._inspect(reference)["Id"]), reference, time.time())
 
     def _inspect(self, reference: str) -> dict[str, Any]:
         try:
@@ -168,8 +229,12 @@ def _machine(architecture: str) -> str:
     return _MACHINES.get(architecture, architecture)
 
 
-def _told(line: str) -> None:
-    log.info("image.default", step=line)
+def _logged(tell: Tell) -> Tell:
+    def told(line: str) -> None:
+        log.info("image.default", step=line)
+        tell(line)
+
+    return told
 
 
 def _not_found(reference: str, error: APIError) -> ImageNotFound:

@@ -24,6 +24,8 @@ from actors.agent.backends.base import (
     Launch,
     Life,
     PreparedImage,
+    Tell,
+    nobody,
 )
 from actors.agent.backends.box import processes
 from actors.agent.backends.box.cgroups import Group
@@ -82,7 +84,7 @@ class ProcessBackend(ComputeBackend):
     def is_prepared(self, reference: str) -> bool:
         return True
 
-    def prepare_image(self, reference: str, architecture: str) -> PreparedImage:
+    def prepare_image(self, reference: str, architecture: str, tell: Tell = nobody) -> PreparedImage:
         if architecture and architecture != platform.machine():
             raise ImageNotFound(f"{reference} is wanted for {architecture}, but this node is {platform.machine()}")
         if not self._is_python(reference):
