@@ -18,6 +18,11 @@ T = TypeVar("T")
 class Hung(Exception):
     """The call did not end in time."""
 
+    def __init__(self, message: str, thread: threading.Thread) -> None:
+        super().__init__(message)
+        self.thread = thread
+        """In which it may go on: code that waits in C is stopped only when it comes back."""
+
 
 class _Overstayed(BaseException):
     """Raised inside a thread whose time is up."""
@@ -63,7 +68,7 @@ async def run_contained(call: Callable[[], T], timeout_s: float, *, name: str) -
             results, error = await done
     except TimeoutError:
         _ask_to_end(thread)
-        raise Hung(f"no answer within {timeout_s:g} s") from None
+        raise Hung(f"no answer within {timeout_s:g} s", thread) from None
     except asyncio.CancelledError:
         _ask_to_end(thread)
         raise

@@ -372,8 +372,13 @@ class SokovanContract(Protocol):
         """Return what would become of a session if it were submitted now."""
         ...
 
+<<<<<<< HEAD
     async def propose_moves(self, group: ResourceGroupName, request: MoveRequest, *, apply: bool) -> Proposal:
         """Return the moves that would let a waiting session start; with ``apply``, carry them out."""
+=======
+    async def stats(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return by resource group what became of its passes, and the policy's ``warning``."""
+>>>>>>> main
         ...
 
 
@@ -391,8 +396,10 @@ class PolicyHostContract(Protocol):
         """Return ``(incarnation, upto)`` of the snapshot held."""
         ...
 
-    async def configure(self, policy: str, selection: str, options: Mapping[str, Any]) -> None:
-        """Switch the policy without losing the queue."""
+    async def configure(
+        self, policy: str, selection: str, options: Mapping[str, Any], *, standing_in: str = ""
+    ) -> None:
+        """Switch the policy without losing the queue; ``standing_in``: why it decides in place of another."""
         ...
 
 

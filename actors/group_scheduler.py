@@ -11,11 +11,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
-from backendai_ray.core.errors import InvalidParameter, Unavailable
+from backendai_ray.core.errors import InvalidParameter, PolicyStuck, Unavailable
 from backendai_ray.core.explanations import Explanation
 from backendai_ray.core.ids import ResourceGroupName, SessionId
 from backendai_ray.core.proposals import MoveRequest, Proposal
@@ -29,6 +29,15 @@ MAX_ROUNDS = 4
 """Rounds of one pass; who still has rejected lines then is out of step and backs off."""
 BACK_OFF_S = (0.05, 2.0)
 """First and longest pause after a failed pass."""
+BAN_S = (60.0, 3600.0)
+"""How long a policy that took its actor with it is not used, the first time and at most; it doubles each time."""
+
+
+T = TypeVar("T")
+
+
+async def leave_host(_: ResourceGroupName) -> None:
+    """Replace nothing: where the policy actor is in this process."""
 
 
 @dataclass(slots=True)
@@ -47,6 +56,8 @@ class PassCounters:
     last_pass_s: float = 0.0
     last_decide_s: float = 0.0
     last_error: str = ""
+    actors_replaced: int = 0
+    """Policy actors that did not answer any more."""
     warning: str = ""
     """Of the policy actor; empty when all is well."""
 
@@ -65,6 +76,7 @@ class GroupScheduler:
         pass_prefix: str,
         random: Random,
         clock: Callable[[], float] = time.time,
+        replace_host: Callable[[ResourceGroupName], Awaitable[None]] = leave_host,
     ) -> None:
         """Make the scheduler of a group; :meth:`run` is its loop.
 
@@ -77,12 +89,18 @@ class GroupScheduler:
             pass_prefix: Makes pass ids unique over restarts.
             random: Spreads retries.
             clock: Unix seconds.
+            replace_host: Ends the process of the group's policy actor, so that a fresh one takes its name.
         """
         self.counters = PassCounters()
         self._group = group
         self._config = config
         self._manager = manager
         self._connect_host = connect_host
+        self._replace_host = replace_host
+        self._banned_until = 0.0
+        self._ban = ""
+        """Why the policy is not used; empty when it is."""
+        self._bans_in_a_row = 0
         self._sweep_interval_s = sweep_interval_s
         self._pass_prefix = pass_prefix
         self._random = random
@@ -109,6 +127,7 @@ class GroupScheduler:
         if config != self._config:
             self._config = config
             self._host = None
+            self._ban, self._bans_in_a_row = "", 0
             self._settled = False
             self.wake()
 
@@ -197,9 +216,11 @@ class GroupScheduler:
 
     async def _round(self) -> bool:
         """Fetch, decide, apply; returns false when a line was rejected and another round may do better."""
+        if self._ban and self._clock() >= self._banned_until:
+            self._ban, self._host = "", None
         host = await self._connected()
         changes = await self._manager.changes(self._group, self._incarnation, self._since)
-        if self._nothing_new(changes) and await host.position() == (self._incarnation, self._since):
+        if self._nothing_new(changes) and await self._asked(host.position()) == (self._incarnation, self._since):
             self.counters.skipped += 1
             return True
         plan = await self._decide(host, changes)
@@ -238,12 +259,12 @@ class GroupScheduler:
 
     async def _decide(self, host: PolicyHostContract, changes: Changes) -> Plan:
         started = time.perf_counter()
-        plan = await host.decide(changes, self._clock())
+        plan = await self._asked(host.decide(changes, self._clock()))
         if plan is None:
             # It came back empty: it lost its policy with its world.
             await self._configure(host)
             changes = await self._manager.changes(self._group, "", 0)
-            plan = await host.decide(changes, self._clock())
+            plan = await self._asked(host.decide(changes, self._clock()))
         if plan is None:
             raise Unavailable(f"the policy actor of {self._group} does not take the whole world")
         if changes.incarnation != self._incarnation:
@@ -252,6 +273,8 @@ class GroupScheduler:
         self._next_at = plan.next_at
         self.counters.last_decide_s = time.perf_counter() - started
         self.counters.waiting = len(plan.refusals)
+        if not plan.warning:
+            self._bans_in_a_row = 0
         if plan.warning != self.counters.warning:
             self.counters.warning = plan.warning
             log.warning("pass.policy_warning", group=self._group, warning=plan.warning)
@@ -261,7 +284,7 @@ class GroupScheduler:
         if self._host is None:
             host = await self._connect_host(self._group)
             await self._configure(host)
-            self._incarnation, self._since = await host.position()
+            self._incarnation, self._since = await self._asked(host.position())
             self._settled = False
             self._host = host
         return self._host
@@ -269,14 +292,40 @@ class GroupScheduler:
     async def _configure(self, host: PolicyHostContract) -> None:
         config = self._config
         try:
-            await host.configure(
-                str(config.get("policy", "fifo")),
-                str(config.get("selection", "concentrated")),
-                dict(config.get("options") or {}),
+            if self._ban:
+                await self._asked(host.configure("fifo", "concentrated", {}, standing_in=self._ban))
+                return
+            await self._asked(
+                host.configure(
+                    str(config.get("policy", "fifo")),
+                    str(config.get("selection", "concentrated")),
+                    dict(config.get("options") or {}),
+                )
             )
         except InvalidParameter as exc:
             # The policy actor goes on with fifo and says so with every plan.
             log.error("pass.bad_policy", group=self._group, error=exc.message)
+
+    async def _asked(self, answer: Awaitable[T]) -> T:
+        """Return what the policy actor answers; one that hangs is replaced, and its policy not used for a while."""
+        try:
+            return await answer
+        except Unavailable as exc:
+            if isinstance(exc, PolicyStuck) or exc.details.get("timed_out"):
+                await self._replace(exc.message)
+            raise
+
+    async def _replace(self, why: str) -> None:
+        first, longest = BAN_S
+        pause_s = min(longest, first * 2.0 ** min(self._bans_in_a_row, 10))
+        self._bans_in_a_row += 1
+        self._banned_until = self._clock() + pause_s
+        policy = self._config.get("policy", "fifo")
+        self._ban = f"policy {policy} failed ({why}); fifo decides in its place, and it is tried again in {pause_s:g} s"
+        self.counters.actors_replaced += 1
+        log.error("pass.policy_actor_replaced", group=self._group, policy=policy, why=why, banned_s=pause_s)
+        self._host = None
+        await self._replace_host(self._group)
 
     # ── waiting ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -284,6 +333,8 @@ class GroupScheduler:
         timeout_s = self._sweep_interval_s
         if self._next_at is not None:
             timeout_s = min(timeout_s, max(0.001, self._next_at - self._clock()))
+        if self._ban:
+            timeout_s = min(timeout_s, max(0.001, self._banned_until - self._clock()))
         try:
             # Not wait_for: in Python 3.11 it loses a cancellation that comes together with the event.
             async with asyncio.timeout(timeout_s):

@@ -32,7 +32,7 @@ _TIMEOUTS: Mapping[str, float] = {
     "heartbeat": 5.0,
     "wake": 5.0,
     "inspect": 10.0,
-    "decide": 60.0,
+    "decide": 30.0,
     "apply": 30.0,
     "explain": 30.0,
     "rehearse": 30.0,
@@ -87,7 +87,7 @@ class Peer:
             raise
         except (TimeoutError, GetTimeoutError):
             raise self._unavailable(
-                f"{self._name} did not answer {method} within {timeout_s:g} s", actor=self._name
+                f"{self._name} did not answer {method} within {timeout_s:g} s", actor=self._name, timed_out=True
             ) from None
         except RayActorError as exc:
             self._handle = None

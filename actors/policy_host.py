@@ -7,15 +7,20 @@ A policy is other people's code. One that raises, hangs or answers nonsense cost
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
 import structlog
 
+<<<<<<< HEAD
 from backendai_ray.core.errors import InternalError, InvalidParameter, SessionNotFound, Unavailable
+=======
+from backendai_ray.core.errors import InvalidParameter, PolicyStuck, SessionNotFound, Unavailable
+>>>>>>> main
 from backendai_ray.core.explanations import Explanation
 from backendai_ray.core.ids import AgentId, ResourceGroupName, SessionId
 from backendai_ray.core.proposals import MoveRequest, Proposal
@@ -31,7 +36,7 @@ from backendai_ray.core.scheduling import (
     Snapshot,
 )
 from backendai_ray.plugins import load_policy
-from policies.checking import problems_of
+from policies.checking import Checked, check, rest_of
 from policies.columns import RoomCache
 from policies.consolidation import propose
 from policies.explaining import explanation_of
@@ -62,6 +67,8 @@ class _Configuration:
     policy: str
     selection: str
     options: Mapping[str, Any]
+    standing_in: str = ""
+    """Why this one decides in place of another; empty when it does not."""
 
 
 class PolicyHost:
@@ -76,6 +83,7 @@ class PolicyHost:
         quarantine_s: float = QUARANTINE_S,
         load: Callable[[str, str, Mapping[str, Any]], SchedulingPolicy] = load_policy,
         clock: Callable[[], float] = time.monotonic,
+        after_world: Callable[[], None] = lambda: None,
     ) -> None:
         """Make a host with an empty world and the policy ``fifo``.
 
@@ -86,6 +94,7 @@ class PolicyHost:
             quarantine_s: How long a policy that hung is not asked again.
             load: Makes a policy from its name, selection and options.
             clock: Monotonic seconds.
+            after_world: Called when a whole world was taken in.
         """
         self._group = group
         self._resolve = resolve
@@ -100,6 +109,10 @@ class PolicyHost:
         self._fallback = _fifo()
         self._usable = True
         self._quarantined_until = 0.0
+        self._stuck: threading.Thread | None = None
+        """The thread in which the policy hung last."""
+        self._is_spoilt = False
+        self._after_world = after_world
         self._foresight = Foresight(group, load=load)
         self._foresight.configure("fifo", "concentrated", {})
         self._lock = asyncio.Lock()
@@ -110,14 +123,22 @@ class PolicyHost:
         """Return ``(incarnation, upto)`` of the world held; the incarnation is empty when none is."""
         return self._mirror.incarnation, self._mirror.upto
 
-    async def configure(self, policy: str, selection: str, options: Mapping[str, Any]) -> None:
+    async def configure(
+        self, policy: str, selection: str, options: Mapping[str, Any], *, standing_in: str = ""
+    ) -> None:
         """Switch the policy without losing the queue; repeating it changes nothing.
+
+        Args:
+            policy: The policy's name.
+            selection: The agent selection's name.
+            options: The policy's options.
+            standing_in: Why it decides in place of another; comes as a warning with every plan.
 
         Raises:
             InvalidParameter: there is no such policy, selection or option; ``fifo`` decides until there is.
         """
         async with self._lock:
-            wanted = _Configuration(policy, selection, dict(options))
+            wanted = _Configuration(policy, selection, dict(options), standing_in)
             if wanted == self._wanted and self._usable:
                 return
             self._wanted = wanted
@@ -138,9 +159,13 @@ class PolicyHost:
                 return None
             reports = await self._reports(changes)
             self._mirror.take(changes, reports)
+            if changes.full:
+                self._after_world()
             snapshot = self._mirror.snapshot(now)
             plan = await self._plan(snapshot)
             starts = [at for at in (plan.next_at, self._mirror.next_start(now)) if at is not None]
+            if self._is_spoilt:  # a thread that goes on might still change what it was given
+                self._mirror, self._is_spoilt = Mirror(self._group), False
             return replace(plan, next_at=min(starts, default=None), warning=self.warning)
 
     async def explain(self, session_id: SessionId, now: float) -> Explanation:
@@ -205,19 +230,27 @@ class PolicyHost:
         policy = await self._trusted()
         if policy is not None:
             try:
-                plan, problems = await self._contained(partial(self._decided, policy, snapshot))
+                checked = await self._contained(partial(self._decided, policy, snapshot))
             except Hung:
                 self._quarantine()
             except Exception as exc:  # noqa: BLE001 - a policy is other people's code
                 self._fault(f"{type(exc).__name__}: {exc}", exc)
             else:
-                if not problems:
+                if not checked.problems:
                     self._warn("")
-                    return plan
-                more = len(problems) - _PROBLEMS_NAMED
-                named = "; ".join(problems[:_PROBLEMS_NAMED]) + (f"; and {more} more" if more > 0 else "")
-                self._fault(f"its plan cannot be carried out: {named}")
+                    return checked.sound
+                self._fault(f"its plan cannot be carried out in full: {_first_of(checked.problems)}")
+                return await self._completed(snapshot, checked.sound)
         return await self._contained(partial(self._fallback.decide, snapshot))
+
+    async def _completed(self, snapshot: Snapshot, sound: Plan) -> Plan:
+        """Keep what is good of a plan, and let ``fifo`` decide on those whom it does not answer then."""
+        if sound.preemptions:
+            return sound  # room is being made, which fifo would take away again
+        rest = await self._contained(partial(self._fallback.decide, rest_of(snapshot, sound)))
+        return replace(
+            sound, placements=(*sound.placements, *rest.placements), refusals=(*sound.refusals, *rest.refusals)
+        )
 
     async def _explanation(self, snapshot: Snapshot, session_id: SessionId) -> Refusal | Placement:
         policy = await self._trusted()
@@ -234,24 +267,34 @@ class PolicyHost:
                 self._fault(f"it explained with {type(outcome).__name__}")
         return await self._contained(partial(self._fallback.explain, snapshot, session_id))
 
-    def _decided(self, policy: SchedulingPolicy, snapshot: Snapshot) -> tuple[Plan, tuple[str, ...]]:
+    def _decided(self, policy: SchedulingPolicy, snapshot: Snapshot) -> Checked:
         plan: object = policy.decide(snapshot)
         if not isinstance(plan, Plan):
-            return Plan(), (f"it is no Plan but {type(plan).__name__}",)
-        return plan, problems_of(snapshot, plan, self._rooms.open(snapshot.nodes))
+            raise TypeError(f"it is no Plan but {type(plan).__name__}")
+        return check(snapshot, plan, self._rooms.open(snapshot.nodes))
 
     async def _contained(self, call: Callable[[], T]) -> T:
         try:
             return await run_contained(call, self._decide_timeout_s, name=f"policy-{self._group}")
-        except (Hung, asyncio.CancelledError):
+        except (Hung, asyncio.CancelledError) as exc:
+            if isinstance(exc, Hung):
+                self._stuck = exc.thread
             # The thread may go on for a while with what it had; nobody else may use that.
             self._rooms, self._fallback = RoomCache(), _fifo()
             self._policy = None
+            self._is_spoilt = True
             raise
 
     async def _trusted(self) -> SchedulingPolicy | None:
-        """Return the policy; ``None`` while it is in quarantine or cannot be made."""
+        """Return the policy; ``None`` while it is in quarantine or cannot be made.
+
+        Raises:
+            PolicyStuck: its quarantine is over, and the thread in which it hung still runs.
+        """
         if self._policy is None and self._usable and self._clock() >= self._quarantined_until:
+            if self._stuck is not None and self._stuck.is_alive():
+                raise PolicyStuck(f"policy {self._wanted.policy} of {self._group} hangs where it cannot be stopped")
+            self._stuck = None
             try:
                 self._policy = await self._make()
             except InvalidParameter as exc:
@@ -265,6 +308,10 @@ class PolicyHost:
             made = await self._contained(partial(self._load, wanted.policy, wanted.selection, wanted.options))
         except Hung:
             raise InvalidParameter(f"policy: {wanted.policy!r} cannot be made: it hangs", field="policy") from None
+        except InvalidParameter:
+            raise
+        except Exception as exc:
+            raise InvalidParameter(f"policy: {wanted.policy!r} cannot be made: {exc}", field="policy") from exc
         self._usable = True
         return made
 
@@ -276,6 +323,7 @@ class PolicyHost:
         self._warn(f"policy {self._wanted.policy} failed ({what}); fifo decides in its place", exc)
 
     def _warn(self, warning: str, exc: Exception | None = None) -> None:
+        warning = warning or self._wanted.standing_in
         if warning == self.warning:
             return
         self.warning = warning
@@ -303,6 +351,7 @@ class PolicyHost:
             return None
 
 
+<<<<<<< HEAD
 def _proposed(snapshot: Snapshot, session: PendingSession, request: MoveRequest) -> Proposal:
     bounds = ConsolidationOptions(
         max_moves=request.max_moves, min_runtime_s=request.min_runtime_s, grace_s=request.grace_s
@@ -312,6 +361,11 @@ def _proposed(snapshot: Snapshot, session: PendingSession, request: MoveRequest)
     if problems:
         raise InternalError(f"the moves that were found cannot be carried out: {problems[0]}")
     return proposal
+=======
+def _first_of(problems: Sequence[str]) -> str:
+    more = len(problems) - _PROBLEMS_NAMED
+    return "; ".join(problems[:_PROBLEMS_NAMED]) + (f"; and {more} more" if more > 0 else "")
+>>>>>>> main
 
 
 def _fifo() -> SchedulingPolicy:

@@ -22,7 +22,7 @@ from backendai_ray.core.proposals import MoveRequest, Proposal
 from backendai_ray.core.scheduling import PendingSession
 
 from .contracts import ManagerContract, PolicyHostContract
-from .group_scheduler import GroupScheduler
+from .group_scheduler import GroupScheduler, leave_host
 
 log = structlog.get_logger()
 
@@ -40,6 +40,7 @@ class Sokovan:
         connect_host: Callable[[ResourceGroupName], Awaitable[PolicyHostContract]],
         clock: Callable[[], float] = time.time,
         random: Random | None = None,
+        replace_host: Callable[[ResourceGroupName], Awaitable[None]] | None = None,
     ) -> None:
         """Make Sokovan; the work begins with :meth:`start`.
 
@@ -49,10 +50,12 @@ class Sokovan:
             connect_host: Returns the policy actor of a group, made if need be.
             clock: Unix seconds.
             random: Spreads retries.
+            replace_host: Ends the process of a group's policy actor that hangs, so that a fresh one takes its name.
         """
         self._sweep_interval_s = settings.scheduler.sweep_interval_s
         self._manager = manager
         self._connect_host = connect_host
+        self._replace_host = replace_host or leave_host
         self._clock = clock
         self._random = random or Random()
         self._incarnation = uuid4().hex[:12]
@@ -172,5 +175,6 @@ class Sokovan:
                 pass_prefix=self._incarnation,
                 random=self._random,
                 clock=self._clock,
+                replace_host=self._replace_host,
             )
             self._loops[group] = asyncio.create_task(scheduler.run(), name=f"scheduler-{group}")

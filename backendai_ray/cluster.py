@@ -10,6 +10,7 @@ kill a Ray actor for good.
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -164,6 +165,7 @@ class SokovanActor:
             settings,
             manager=manager_peer(settings.namespace),
             connect_host=lambda group: _connect_host(settings, group),
+            replace_host=lambda group: _replace_host(settings, group),
         )
         self._boot = asyncio.create_task(_boot(SOKOVAN, self._inner.start))
 
@@ -181,7 +183,8 @@ class PolicyHostActor:
         from actors.policy_host import PolicyHost
 
         _set_up(settings, policy_host_actor_name(group))
-        self._inner = PolicyHost(group, resolve=_resolve_report)
+        # A large world is long-lived: the garbage collector need not walk through it in the middle of a pass.
+        self._inner = PolicyHost(group, resolve=_resolve_report, after_world=gc.freeze)
 
 
 @_offers(AgentContract)
@@ -289,6 +292,16 @@ async def _agent_actor(settings: Settings, name: str, agent_id: AgentId, ray_id:
 async def _connect_host(settings: Settings, group: ResourceGroupName) -> Any:
     await asyncio.to_thread(_actor, PolicyHostActor, settings, policy_host_actor_name(group), group)
     return policy_host_peer(settings.namespace, group)
+
+
+async def _replace_host(settings: Settings, group: ResourceGroupName) -> None:
+    """End the process of a policy actor, whatever hangs in it; Ray starts a fresh one under the same name."""
+    try:
+        async with asyncio.timeout(_NODE_LIST_TIMEOUT_S):
+            handle = await asyncio.to_thread(ray.get_actor, policy_host_actor_name(group), settings.namespace)
+            await asyncio.to_thread(ray.kill, handle, no_restart=False)
+    except (ValueError, TimeoutError, ray.exceptions.RayError) as exc:
+        log.warning("policy.not_replaced", group=group, error=str(exc))
 
 
 # ── deploying and taking down ─────────────────────────────────────────────────────────────────────────────────────

@@ -18,7 +18,10 @@ BENCHES = {
     "alloc": "the allocator: worst choice among 16 GPUs, NVIDIA's picks on a DGX-1, rates against the original's",
     "openb": "GPU allocation on a trace of the openb format, against Random, BestFit and FGD as published",
     "gang": "gangs that fill a cluster in waves, in virtual time: the fewest waves there could be are 9",
+    "kueue": "the 15,000 workloads of Kueue's own performance test, in real time",
+    "throughput": "passes over 10,000 nodes, decisions with their commit per second, from a release to the next start",
     "philly": "waiting, completion, slowdown and fairness of policies on a trace of the Philly format, in virtual time",
+    "faults": "the control plane on virtual time while everything fails, by seeds; a seed that fails can be run again",
     "idle": "memory and CPU of an idle cluster, against Ray alone with as many empty actors",
 }
 

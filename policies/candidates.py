@@ -5,8 +5,9 @@ Identical requests share one :class:`Candidates`: the second of them costs what 
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 
@@ -16,10 +17,12 @@ from backendai_ray.core.sessions import ClusterMode
 from backendai_ray.core.slots import ResourceSlots
 
 from .columns import Floats, Ints, Mask, Room
-from .selection import ColumnSelection, checked_rank
+from .selection import ColumnSelection, QuickSelection, checked_rank
 
 _AVOIDED = 1e6
 """Added to the score of nodes where an earlier attempt failed: after all others, but before waiting."""
+_FEW = 8
+"""Up to as many nodes are scored one by one, without numpy's cost per call."""
 _RECOMPUTE_ALL = 0.25
 """When more than this part of the nodes changed, scoring all at once is the cheaper way."""
 
@@ -78,6 +81,7 @@ class Candidates:
         self._session = session
         self._selection = selection
         self._scorer = selection if isinstance(selection, ColumnSelection) else None
+        self._quick = selection if isinstance(selection, QuickSelection) else None
         self._needs = room.needs(per_node_slots(session))
         self._allowed = self.eligible.all
         self._avoided = frozenset(session.avoid_agents)
@@ -109,20 +113,40 @@ class Candidates:
         rows = set(touched[self._read :])
         self._read = len(touched)
         self._rejected -= rows
-        if len(rows) > _RECOMPUTE_ALL * len(self._score):
+        if self._quick is not None and len(rows) <= _FEW:
+            self._evaluate_few(rows, self._quick)
+        elif len(rows) > _RECOMPUTE_ALL * len(self._score):
             self._evaluate(np.flatnonzero(self._allowed))
             # Two rejected nodes would else bring each other back for ever.
             self._score[list(self._rejected)] = np.inf
         else:
             self._evaluate(np.array([row for row in rows if self._allowed[row]], dtype=np.int64))
 
+    def _evaluate_few(self, rows: Iterable[int], scorer: QuickSelection) -> None:
+        needs, columns = self._needs, self._room.columns
+        if needs is None:
+            return
+        allowed, free = self._allowed, columns.free
+        fitting = []
+        for row in rows:
+            if allowed[row]:
+                self._score[row] = inf
+                if all(free[row, column] >= units for column, units in needs):
+                    fitting.append(row)
+        if not fitting:
+            return
+        for row, score in zip(fitting, scorer.scores_of_few(self._session, columns, fitting), strict=True):
+            is_avoided = self._avoided and self._room.nodes[row].agent_id in self._avoided
+            self._score[row] = score + _AVOIDED if is_avoided else score
+
     def _evaluate(self, rows: Ints) -> None:
         if self._needs is None or not len(rows):
             return
         columns = self._room.columns
+        free = columns.free.take(rows, axis=0)
         fits: Mask = np.ones(len(rows), dtype=np.bool_)
         for column, units in self._needs:
-            fits &= columns.free[rows, column] >= units
+            fits &= free[:, column] >= units
         self._score[rows] = np.inf
         rows = rows[fits]
         if not len(rows):

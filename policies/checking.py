@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from backendai_ray.core.allocator import DeviceMap
 from backendai_ray.core.errors import Conflict
 from backendai_ray.core.ids import AgentId, KernelId, SessionId
 from backendai_ray.core.scheduling import (
+    Node,
     PendingSession,
     Placement,
     Plan,
@@ -21,9 +24,28 @@ from backendai_ray.core.scheduling import (
 from .columns import Room, RoomCache
 from .quotas import QuotaBook
 
+_SLACK = 100
+
+L = TypeVar("L", Placement, Refusal)
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a plan is worth."""
+
+    sound: Plan
+    """The plan with its good lines only; of preemptions and nominations, which hang together, all or none."""
+    problems: tuple[str, ...]
+    """A sentence for each line that is wrong."""
+
 
 def problems_of(snapshot: Snapshot, plan: Plan, room: Room | None = None) -> tuple[str, ...]:
-    """Return what is wrong with a plan, a sentence for each line that is; empty when nothing is.
+    """Return what is wrong with a plan, a sentence for each line that is; empty when nothing is."""
+    return check(snapshot, plan, room).problems
+
+
+def check(snapshot: Snapshot, plan: Plan, room: Room | None = None) -> Checked:
+    """Judge a plan line by line; whatever a line is, it costs only itself.
 
     A session must be placed once, whole, at the version that was looked at, on nodes that take new sessions, with
     exactly what it asks for, on devices that are free, and within the quotas. A session may be preempted for a waiting
@@ -35,28 +57,80 @@ def problems_of(snapshot: Snapshot, plan: Plan, room: Room | None = None) -> tup
         plan: What was decided.
         room: An untouched room on the snapshot's nodes, if there is one at hand.
     """
-    pending = {session.id: session for session in snapshot.pending}
-    room = room or RoomCache().open(snapshot.nodes)
-    rows = {node.agent_id: row for row, node in enumerate(room.nodes)}
-    maps: dict[AgentId, DeviceMap] = {}
-    quotas = QuotaBook(snapshot.quotas, snapshot.running)
-    seen: set[SessionId] = set()
-    problems: list[str] = []
-    for placement in plan.placements:
-        problem = _shape(placement, pending.get(placement.session_id), placement.session_id in seen)
-        problem = problem or _over_quota(pending[placement.session_id], quotas)
-        problem = problem or _devices(placement, pending[placement.session_id], room, rows, maps)
+    book = _Book(snapshot, room or RoomCache().open(snapshot.nodes))
+    # A policy may answer with a million lines; more than these can only repeat each other.
+    at_most = len(snapshot.pending) + _SLACK
+    placements = book.good("placement", plan.placements, book.placement, at_most)
+    makes_room = book.check_preemptions(replace(plan, placements=placements))
+    refusals = book.good("refusal", plan.refusals, book.refusal, at_most)
+    if not book.problems:
+        return Checked(plan, ())
+    sound = replace(plan, placements=placements, refusals=refusals)
+    return Checked(sound if makes_room else replace(sound, preemptions=(), nominations=()), tuple(book.problems))
+
+
+class _Book:
+    """What the lines so far have taken."""
+
+    def __init__(self, snapshot: Snapshot, room: Room) -> None:
+        self.problems: list[str] = []
+        self._snapshot = snapshot
+        self._pending = {session.id: session for session in snapshot.pending}
+        self._room = room
+        self._rows = {node.agent_id: row for row, node in enumerate(room.nodes)}
+        self._maps: dict[AgentId, DeviceMap] = {}
+        self._quotas = QuotaBook(snapshot.quotas, snapshot.running)
+        self._seen: set[SessionId] = set()
+
+    def good(self, kind: str, lines: Sequence[L], problem_of: Callable[[L], str], at_most: int) -> tuple[L, ...]:
+        """Return the lines in which no problem is found; the others are noted."""
+        good: list[L] = []
+        for line in lines[:at_most]:
+            try:
+                problem = problem_of(line)
+            except Exception as exc:  # noqa: BLE001 - a line may be anything
+                problem = f"{line!r:.80} is no {kind} ({type(exc).__name__}: {exc})"
+            if problem:
+                self.problems.append(problem)
+            else:
+                good.append(line)
+        if len(lines) > at_most:
+            self.problems.append(f"{len(lines)} {kind}s are more than there can be; all after {at_most} are left out")
+        return tuple(good)
+
+    def placement(self, placement: Placement) -> str:
+        """Return what is wrong with a placement; what is right is taken note of."""
+        session = self._pending.get(placement.session_id)
+        problem = _shape(placement, session, placement.session_id in self._seen)
+        if session is None or problem:
+            return f"session {placement.session_id}: {problem}"
+        over = self._quotas.refusal(session)
+        problem = over.message if over is not None else _devices(placement, session, self._room, self._rows, self._maps)
         if problem:
-            problems.append(f"session {placement.session_id}: {problem}")
-        seen.add(placement.session_id)
-    if plan.preemptions or plan.nominations:
-        placed = {agent: maps.get(agent) or room.map(row) for agent, row in rows.items()}
-        problems += _preemptions(snapshot, plan, room, placed)
-    for refusal in plan.refusals:
-        if refusal.session_id in seen or refusal.session_id not in pending:
-            problems.append(f"session {refusal.session_id}: refused, but placed or refused before, or not waiting")
-        seen.add(refusal.session_id)
-    return tuple(problems)
+            return f"session {session.id}: {problem}"
+        self._quotas.take(session)
+        self._seen.add(session.id)
+        return ""
+
+    def check_preemptions(self, plan: Plan) -> bool:
+        """Return whether the preemptions and nominations are sound, all of them."""
+        if not plan.preemptions and not plan.nominations:
+            return True
+        before = len(self.problems)
+        placed = {agent: self._maps.get(agent) or self._room.map(row) for agent, row in self._rows.items()}
+        try:
+            self.problems += _preemptions(self._snapshot, plan, self._room, placed)
+        except Exception as exc:  # noqa: BLE001 - a line may be anything
+            self.problems.append(f"a preemption or nomination is none ({type(exc).__name__}: {exc})")
+        return len(self.problems) == before
+
+    def refusal(self, refusal: Refusal) -> str:
+        """Return what is wrong with a refusal."""
+        session_id = refusal.session_id
+        if session_id in self._seen or session_id not in self._pending:
+            return f"session {session_id}: refused, but placed or refused before, or not waiting"
+        self._seen.add(session_id)
+        return ""
 
 
 def _preemptions(snapshot: Snapshot, plan: Plan, room: Room, maps: Mapping[AgentId, DeviceMap]) -> Iterator[str]:
@@ -131,13 +205,6 @@ def _shape(placement: Placement, session: PendingSession | None, again: bool) ->
     return ""
 
 
-def _over_quota(session: PendingSession, quotas: QuotaBook) -> str:
-    refusal = quotas.refusal(session)
-    if refusal is None:
-        quotas.take(session)
-    return "" if refusal is None else refusal.message
-
-
 def _devices(
     placement: Placement,
     session: PendingSession,
@@ -167,6 +234,48 @@ def _devices(
         for agent_id, kernel_id in held:
             maps[agent_id].release(kernel_id)
     return problem
+
+
+def rest_of(snapshot: Snapshot, sound: Plan) -> Snapshot:
+    """Return the world after the placements of a sound plan, in which those wait whom it does not answer."""
+    sessions = {session.id: session for session in snapshot.pending}
+    started = [
+        _started(sessions[placement.session_id], placement, index, snapshot.now)
+        for placement in sound.placements
+        for index in range(len(placement.kernels))
+    ]
+    on: dict[AgentId, list[RunningKernel]] = {}
+    for kernel in started:
+        on.setdefault(kernel.agent_id, []).append(kernel)
+    return replace(
+        snapshot,
+        pending=tuple(sessions[session_id] for session_id in without_answer(snapshot, sound)),
+        running=(*snapshot.running, *started),
+        nodes=tuple(_with(node, on.get(node.agent_id, ())) for node in snapshot.nodes),
+    )
+
+
+def _started(session: PendingSession, placement: Placement, index: int, now: float) -> RunningKernel:
+    kernel = placement.kernels[index]
+    return RunningKernel(
+        kernel_id=kernel.kernel_id,
+        session_id=session.id,
+        agent_id=kernel.agent_id,
+        access_key=session.access_key,
+        project=session.project,
+        domain=session.domain,
+        allocation=kernel.allocation,
+        priority=session.priority,
+        placed_at=now,
+        time_limit_s=session.time_limit_s,
+        user=session.user,
+    )
+
+
+def _with(node: Node, kernels: Sequence[RunningKernel]) -> Node:
+    if not kernels:
+        return node
+    return replace(node, held={**node.held, **{kernel.kernel_id: kernel.allocation for kernel in kernels}})
 
 
 def without_answer(snapshot: Snapshot, plan: Plan) -> tuple[SessionId, ...]:

@@ -97,7 +97,8 @@ class Room:
         found = self.map(row).allocate(slots)
         if isinstance(found, Shortage):
             return found
-        self._hold(row, kernel_id, found, slots)
+        self._own_map(row).adopt(kernel_id, found)  # found on this very map, so it is free
+        self._holds(row, kernel_id, slots)
         return found
 
     def hold(self, row: int, kernel_id: KernelId, allocation: Allocation) -> None:
@@ -106,13 +107,17 @@ class Room:
         Raises:
             Conflict: they are not free.
         """
-        self._hold(row, kernel_id, allocation, allocation.slots())
+        self._own_map(row).hold(kernel_id, allocation)
+        self._holds(row, kernel_id, allocation.slots())
 
-    def _hold(self, row: int, kernel_id: KernelId, allocation: Allocation, slots: ResourceSlots) -> None:
+    def _own_map(self, row: int) -> DeviceMap:
+        """Return the pass's own copy of a node's map."""
         own = self._own.get(row)
         if own is None:
             own = self._own[row] = self._maps[row].copy()
-        own.hold(kernel_id, allocation)
+        return own
+
+    def _holds(self, row: int, kernel_id: KernelId, slots: ResourceSlots) -> None:
         self._placed.append((row, kernel_id))
         self._changed(row, slots, -1)
 

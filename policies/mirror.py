@@ -174,6 +174,6 @@ class Mirror:
             architecture=report.architecture,
             devices=known.devices if known is not None and known.devices == devices else devices,
             images=frozenset(report.images),
-            labels=dict(report.labels),
+            labels=MappingProxyType(dict(report.labels)),
             unschedulable=change.unschedulable or report.health,
         )

@@ -169,7 +169,6 @@ class _Future:
         self._some_ended = True
         again = next((kernel.restarts_as for kernel in kernels.values()), None)
         self.end(preemption.victim)
-        self._some_ended = True
         if preemption.reschedule and again is not None:
             self._pending[again.id] = again
             in_order = sorted(self._pending.values(), key=_BY_SUBMISSION)
@@ -196,8 +195,7 @@ class _Future:
             message = "as soon as sessions are gone that are being ended"
             return StartEstimate(basis=StartBasis.ENDING, at=self.now, message=message)
         if self.now <= self._begun_at:
-            message = "as soon as what is being ended has ended" if self._some_ended else "there is room for it now"
-            return StartEstimate(basis=StartBasis.NOW, at=self.now, message=message)
+            return StartEstimate(basis=StartBasis.NOW, at=self.now, message="there is room for it now")
         if not self._some_ended:
             message = f"at {_clock(self.now)}, when a start time comes"
             return StartEstimate(basis=StartBasis.START_TIME, at=self.now, message=message)

@@ -23,6 +23,10 @@ _BEHIND = "waits behind a session that goes first and waits for room"
 _WOULD_DELAY = "might not end before the session that goes first can start, and would take its room"
 
 
+_PLACES_TRIED = 4
+"""So many places are tried for a session that must not delay the head."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Verdict:
     """Why sessions of one kind of request cannot be placed in this pass."""
@@ -83,8 +87,10 @@ class QueuePass:
         self._now = now
         self._still_held = still_held
         self._strict = strict
-        self._candidates: dict[Hashable, Candidates] = {}
-        self._refused: dict[Hashable, _Verdict] = {}
+        self._known: dict[Hashable, Candidates | _Verdict] = {}
+        """By kind of request: its candidates, or why such requests cannot be placed any more."""
+        self._turned_away: set[Hashable] = set()
+        """Kinds of which one was turned away from some node for the head's sake."""
         self._head: tuple[PendingSession, _Verdict] | None = None
         self._reserve = reserve
         self._quotas = quotas or QuotaBook()
@@ -144,14 +150,31 @@ class QueuePass:
         if reservation is None:
             return Refusal(session.id, RefusalCode.BEHIND_HEAD, _BEHIND)
         if not reservation.is_in_the_way(session) and self._leaves_quota(reservation, session):
+            outcome = self._try_beside(reservation, session)
+            if outcome is not None:
+                return outcome
+            reservation.put_in_the_way(session)
+        return Refusal(session.id, RefusalCode.BEHIND_HEAD, _WOULD_DELAY)
+
+    def _try_beside(self, reservation: Reservation, session: PendingSession) -> Placement | Refusal | None:
+        """Place a session where it does not delay the head; ``None`` where it would everywhere that was tried."""
+        # Who has ended before may go where others may not: those have candidates of their own.
+        apart = not reservation.ends_before(session)
+        kind = self._kind_of(session, apart=apart)
+        for _ in range(_PLACES_TRIED):
             mark = self.room.mark()
-            outcome = self._try(session)
+            outcome = self._try(session, apart=apart)
             if isinstance(outcome, _Verdict):
-                return Refusal(session.id, outcome.code, outcome.message)
+                return None if kind in self._turned_away else Refusal(session.id, outcome.code, outcome.message)
             if reservation.admits(session, outcome):
                 return outcome
             self.room.undo_to(mark)
-        return Refusal(session.id, RefusalCode.BEHIND_HEAD, _WOULD_DELAY)
+            self._turned_away.add(kind)
+            candidates = self._known[kind]
+            assert isinstance(candidates, Candidates)
+            for row in reservation.rows_of(outcome):
+                candidates.reject(row)
+        return None
 
     def _leaves_quota(self, reservation: Reservation, session: PendingSession) -> bool:
         """Return whether a session leaves the head what its quotas allow it when its time comes."""
@@ -199,19 +222,22 @@ class QueuePass:
                 code, message, behind = own.code, own.message, None
         return Refusal(session.id, code, message, node_refusals(self.room, session), ahead, behind)
 
-    def _try(self, session: PendingSession) -> Placement | _Verdict:
+    def _try(self, session: PendingSession, *, apart: bool = False) -> Placement | _Verdict:
         """Place a session whatever waits before it; identical requests that found no room are judged once."""
-        request = request_of(session), session.id in self._kept and session.id
-        # Nothing is freed while a pass goes on: what did not fit once does not fit later.
-        refused = self._refused.get(request)
-        if refused is not None:
-            return refused
-        candidates = self._candidates.get(request)
-        if candidates is None:
-            candidates = self._candidates[request] = Candidates(self.room, session, self._selection)
-        outcome = place(self.room, candidates, session)
+        kind = self._kind_of(session, apart=apart)
+        known = self._known.get(kind)
+        if known is None:
+            known = self._known[kind] = Candidates(self.room, session, self._selection)
+        if isinstance(known, _Verdict):
+            # Nothing is freed while a pass goes on: what did not fit once does not fit later.
+            return known
+        outcome = place(self.room, known, session)
         if isinstance(outcome, Placement):
             return outcome
         verdict = _Verdict(*why_not_placed(self.room, session, outcome))
-        self._refused[request] = verdict
+        self._known[kind] = verdict
         return verdict
+
+    def _kind_of(self, session: PendingSession, *, apart: bool) -> Hashable:
+        """Return what sessions have in common that share their candidates."""
+        return request_of(session), session.id in self._kept and session.id, apart

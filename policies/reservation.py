@@ -7,10 +7,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 
+from backendai_ray.core.allocator import DeviceMap, Shortage
 from backendai_ray.core.ids import AgentId, KernelId
 from backendai_ray.core.scheduling import Node, PendingSession, Placement
+from backendai_ray.core.sessions import ClusterMode
 
-from .candidates import Candidates, request_of
+from .candidates import Candidates, Eligible, per_node_slots, request_of
 from .columns import Room, RoomCache
 from .placing import place
 from .selection import Concentrated
@@ -51,6 +53,9 @@ class Reservation:
         self._candidates = Candidates(future, head, _RANKED)
         self._row = {node.agent_id: row for row, node in enumerate(future.nodes)}
         self._in_the_way: set[Hashable] = set()
+        self._place: frozenset[int] = frozenset()
+        """The rows of one place where it fits, as things stand."""
+        self._still_fits()
 
     def ends_before(self, session: PendingSession) -> bool:
         """Return whether a session that starts now has ended when the head's time comes."""
@@ -66,15 +71,32 @@ class Reservation:
         if self.ends_before(session):
             return True
         before = self._future.mark()
-        for kernel in placement.kernels:
-            self._future.hold(self._row[kernel.agent_id], kernel.kernel_id, kernel.allocation)
-        after = self._future.mark()
-        if isinstance(place(self._future, self._candidates, self._head), Placement):
-            self._future.undo_to(after)
+        rows = self.rows_of(placement)
+        for row, kernel in zip(rows, placement.kernels, strict=True):
+            self._future.hold(row, kernel.kernel_id, kernel.allocation)
+        # Elsewhere than where the head would go, it takes nothing from it.
+        if self._place.isdisjoint(rows) or self._still_fits():
             return True
         self._future.undo_to(before)
-        self._in_the_way.add(request_of(session))
         return False
+
+    def rows_of(self, placement: Placement) -> list[int]:
+        """Return the row of each kernel's node."""
+        return [self._row[kernel.agent_id] for kernel in placement.kernels]
+
+    def put_in_the_way(self, session: PendingSession) -> None:
+        """Take note that sessions that ask for the same need not be tried any more."""
+        self._in_the_way.add(request_of(session))
+
+    def _still_fits(self) -> bool:
+        """Return whether there is a place for the head in the future, and remember it."""
+        mark = self._future.mark()
+        found = place(self._future, self._candidates, self._head)
+        self._future.undo_to(mark)
+        if not isinstance(found, Placement):
+            return False
+        self._place = frozenset(self._row[kernel.agent_id] for kernel in found.kernels)
+        return True
 
 
 class Forecast:
@@ -96,6 +118,15 @@ class Forecast:
         """
         nodes = [room.node(row) for row in range(len(room.nodes))]
         coming = sorted(endings, key=lambda ending: (ending.at, ending.kernel_id))
+        if len(head.kernel_ids) == 1 or head.cluster_mode is ClusterMode.SINGLE_NODE:
+            at = _first_on_one_node(head, room, coming)
+        else:
+            at = self._first_on_many_nodes(head, nodes, coming)
+        return None if at is None else Reservation(head, at, now, self._room_at(nodes, coming, at))
+
+    def _first_on_many_nodes(
+        self, head: PendingSession, nodes: Sequence[Node], coming: Sequence[Ending]
+    ) -> float | None:
         times = sorted({ending.at for ending in coming})
         low, high = 0, len(times)
         # The more has ended the more is free, so the first time at which it fits is found by halving.
@@ -105,9 +136,7 @@ class Forecast:
                 high = middle
             else:
                 low = middle + 1
-        if low == len(times):
-            return None
-        return Reservation(head, times[low], now, self._room_at(nodes, coming, times[low]))
+        return None if low == len(times) else times[low]
 
     def _room_at(self, nodes: Sequence[Node], coming: Iterable[Ending], at: float) -> Room:
         gone: dict[AgentId, set[KernelId]] = {}
@@ -120,6 +149,38 @@ class Forecast:
     @staticmethod
     def _fits(head: PendingSession, room: Room) -> bool:
         return isinstance(place(room, Candidates(room, head, _RANKED), head), Placement)
+
+
+def _first_on_one_node(head: PendingSession, room: Room, coming: Iterable[Ending]) -> float | None:
+    """Return when all kernels of the head first fit on one node, which is a matter of that node's endings alone."""
+    allowed = Eligible.of(room, head).all
+    row_of = {node.agent_id: row for row, node in enumerate(room.nodes)}
+    maps: dict[int, DeviceMap] = {}
+    needed = per_node_slots(head)
+    for ending in coming:
+        row = row_of[ending.agent_id]
+        if not allowed[row]:
+            continue
+        devices = maps.get(row)
+        if devices is None:
+            devices = maps[row] = room.map(row).copy()
+        devices.release(ending.kernel_id)
+        is_enough = all(units <= devices.free_units(slot) for slot, units in needed.items())
+        if is_enough and _takes_all(devices, head):
+            return ending.at
+    return None
+
+
+def _takes_all(devices: DeviceMap, head: PendingSession) -> bool:
+    if len(head.kernel_ids) == 1:
+        return devices.fits(head.slots)
+    trial = devices.copy()
+    for kernel_id in head.kernel_ids:
+        found = trial.allocate(head.slots)
+        if isinstance(found, Shortage):
+            return False
+        trial.hold(kernel_id, found)
+    return True
 
 
 def _without(node: Node, gone: set[KernelId]) -> Node:

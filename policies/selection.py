@@ -7,15 +7,17 @@ pass over thousands of nodes cheap. One that wants to know what else waits and r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from backendai_ray.core.allocator import DeviceMap
 from backendai_ray.core.scheduling import AgentSelection, Node, PendingSession, Snapshot
-from backendai_ray.core.slots import CPU, MEM
+from backendai_ray.core.slots import CPU, MEM, ResourceSlots
 
 from .columns import Columns, Floats, Ints, Room
+
+Part = TypeVar("Part", float, Floats)
 
 _IDLE_ACCELERATOR = 10.0
 """Weighs more than any fraction: a session that asks for no accelerator goes to nodes without one, if there are."""
@@ -33,6 +35,15 @@ class ColumnSelection(Protocol):
         A row's score may depend on that row and on what the session asks for (slots, image, architecture), and on
         nothing else: it is kept for identical requests and made anew only for rows that changed.
         """
+        ...
+
+
+@runtime_checkable
+class QuickSelection(ColumnSelection, Protocol):
+    """A column selection that has a quicker way to score a handful of nodes, where numpy's cost per call matters."""
+
+    def scores_of_few(self, session: PendingSession, columns: Columns, rows: Sequence[int]) -> Sequence[float]:
+        """Return exactly what :meth:`scores` returns for the rows."""
         ...
 
 
@@ -81,7 +92,22 @@ class _ByUse:
                 scores += _IDLE_ACCELERATOR * (capacity > 0) * max(1, len(session.slots))
         return scores / max(1, asked)
 
-    def _use(self, free: Floats) -> Floats:
+    def scores_of_few(self, session: PendingSession, columns: Columns, rows: Sequence[int]) -> Sequence[float]:
+        """Return what :meth:`scores` returns, for a handful of rows."""
+        return [self._score(session.slots, columns, row) for row in rows]
+
+    def _score(self, slots: ResourceSlots, columns: Columns, row: int) -> float:
+        score, asked = 0.0, 0
+        of_slot = zip(columns.slots, columns.free[row].tolist(), columns.capacity[row].tolist(), strict=True)
+        for slot, free, capacity in of_slot:
+            if slot in slots:
+                score += self._use(free / max(capacity, 1))
+                asked += 1
+            elif capacity and slot not in (CPU, MEM):
+                score += _IDLE_ACCELERATOR * max(1, len(slots))
+        return score / max(1, asked)
+
+    def _use(self, free: Part) -> Part:
         raise NotImplementedError
 
 
@@ -90,7 +116,7 @@ class Concentrated(_ByUse):
 
     name = "concentrated"
 
-    def _use(self, free: Floats) -> Floats:
+    def _use(self, free: Part) -> Part:
         return free
 
 
@@ -99,7 +125,7 @@ class Dispersed(_ByUse):
 
     name = "dispersed"
 
-    def _use(self, free: Floats) -> Floats:
+    def _use(self, free: Part) -> Part:
         return 1.0 - free
 
 

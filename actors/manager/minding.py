@@ -21,6 +21,7 @@ from .journal import Journal, all_of
 from .nodes import Node
 from .orders import Orders
 from .ports import Clock, ManagerStore
+from .quota_desk import QuotaDesk
 from .reconcile import Reconciler
 from .views import holds_devices
 from .waker import Waker
@@ -48,6 +49,7 @@ class Minder:
         store: ManagerStore,
         orders: Orders,
         reconciler: Reconciler,
+        quota_desk: QuotaDesk,
         waker: Waker,
         clock: Clock,
     ) -> None:
@@ -57,6 +59,7 @@ class Minder:
         self._store = store
         self._orders = orders
         self._reconciler = reconciler
+        self._quota_desk = quota_desk
         self._waker = waker
         self._clock = clock
         self._next_sweep = 0.0
@@ -201,6 +204,7 @@ class Minder:
         """Repair what messages were lost over; each part fails alone."""
         for part in (
             self._journal.settle_unsure,
+            self._quota_desk.settle_unsure,
             self._journal.cancel_doomed,
             self.save_nodes,
             lambda: self._ask_doubtful(now),

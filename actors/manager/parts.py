@@ -88,7 +88,8 @@ async def load(
     lookup = Lookup(world, store)
     chronicle = Chronicle(world.book, store, clock)
     reconciler = Reconciler(world, journal, orders, waker, connect_agent, clock)
-    minder = Minder(limits, world, journal, store, orders, reconciler, waker, clock)
+    quota_desk = QuotaDesk(world, store, waker)
+    minder = Minder(limits, world, journal, store, orders, reconciler, quota_desk, waker, clock)
     first_keypair = await load_first_keypair(store, clock())
     await _load_world(world, store, settings, clock)
     return Parts(
@@ -105,7 +106,7 @@ async def load(
         reconciler=reconciler,
         minder=minder,
         registrar=Registrar(settings.scheduler, world, store, reconciler, minder, clock),
-        quota_desk=QuotaDesk(world, store, waker),
+        quota_desk=quota_desk,
         first_keypair=first_keypair,
     )
 

@@ -30,6 +30,7 @@ class _Accepted:
 
     moves: list[tuple[Session, Session, tuple[Effect, ...]]] = field(default_factory=list)
     changes: list[StatusChange] = field(default_factory=list)
+    sessions: set[SessionId] = field(default_factory=set)
 
     def batch(self) -> Batch:
         return Batch(sessions=tuple(after for _, after, _ in self.moves), changes=tuple(self.changes))
@@ -85,7 +86,7 @@ class Placing:
     def _accept(self, group: ResourceGroupName, placement: Placement, pass_id: str, accepted: _Accepted) -> str:
         """Hold devices for a line and add it to the commit; returns the sentence that says why not."""
         session = self._world.book.live.get(placement.session_id)
-        if session is None or any(before.id == session.id for before, _, _ in accepted.moves):
+        if session is None or session.id in accepted.sessions:
             return "the session does not wait any more"
         why = self._objection(group, session, placement) or self._world.ledger.hold_all(placement.kernels)
         if why:
@@ -93,6 +94,7 @@ class Placing:
         self._world.allowances.hold(session, (kernel.kernel_id for kernel in placement.kernels))
         where = {kernel.kernel_id: (kernel.agent_id, kernel.allocation) for kernel in placement.kernels}
         outcome = step(session, Placed(cause=pass_id, now=self._clock(), where=where))
+        accepted.sessions.add(session.id)
         accepted.moves.append((session, outcome.session, outcome.effects))
         accepted.changes.extend(outcome.changes)
         return ""

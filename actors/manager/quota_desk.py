@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from actors.contracts import Keypair, QuotaView
-from backendai_ray.core.errors import InvalidParameter
+from backendai_ray.core.errors import InvalidParameter, StoreUnavailable
 from backendai_ray.core.quotas import Limits, Scope, ScopeKind, scopes_of
 from backendai_ray.core.slots import MAX_UNITS
 from backendai_ray.store import Batch, QuotaRecord
@@ -28,6 +28,8 @@ class QuotaDesk:
         self._store = store
         self._waker = waker
         self._one_at_a_time = asyncio.Lock()
+        self._is_unsure = False
+        """Nobody knows whether the last change was saved: the store is asked before it is believed."""
 
     async def set(self, scope: Scope, limits: Limits) -> QuotaView:
         """Replace the limits of a scope and have waiting sessions looked at again; no limits: none hold any more.
@@ -40,9 +42,30 @@ class QuotaDesk:
         """
         _check(scope, limits)
         async with self._one_at_a_time:  # what holds is what was committed last
-            await self._store.commit(Batch(quotas=(QuotaRecord(scope=scope, limits=limits),)))
+            try:
+                await self._store.commit(Batch(quotas=(QuotaRecord(scope=scope, limits=limits),)))
+            except StoreUnavailable as exc:
+                self._is_unsure = self._is_unsure or exc.details.get("outcome") == "unknown"
+                raise
             self._waker.wake(self._world.set_limits(scope, limits), "a quota has changed")
         return self._view(scope)
+
+    async def settle_unsure(self) -> None:
+        """Let hold what is stored, after a change whose outcome was not known; the sweep calls it.
+
+        Raises:
+            StoreUnavailable: it is not known yet; the next sweep asks again.
+        """
+        if not self._is_unsure:
+            return
+        async with self._one_at_a_time:
+            stored = {quota.scope: quota.limits for quota in await self._store.quotas()}
+            self._is_unsure = False
+            known = self._world.allowances.limits
+            for scope in sorted({*stored, *known}):
+                if stored.get(scope, Limits()) != known.get(scope, Limits()):
+                    groups = self._world.set_limits(scope, stored.get(scope, Limits()))
+                    self._waker.wake(groups, "a quota has changed")
 
     def all(self) -> Sequence[QuotaView]:
         """Return every quota, with what its scope holds now."""

@@ -92,6 +92,7 @@ class Reconciler:
         for fact in facts:
             if fact.status in TERMINAL:
                 self._orders.acknowledge(agent_id, fact.kernel_id)
+                self._is_no_stray(self._world.nodes.meet(agent_id, now), fact.kernel_id)
 
     def _note_progress(self, session: Session, facts: Sequence[KernelFact]) -> None:
         """Remember how far a start is, for who looks; it is not worth a commit."""
@@ -107,10 +108,17 @@ class Reconciler:
             return  # late word of an earlier attempt; this one is made in its place
         if fact.status in TERMINAL:
             self._orders.acknowledge(agent_id, fact.kernel_id)
-            if fact.kernel_id in node.strays:
-                node.strays.discard(fact.kernel_id)
-                self.publish(node)
+            self._is_no_stray(node, fact.kernel_id)
             return
+        self._take_stray(node, fact)
+
+    def _is_no_stray(self, node: Node, kernel_id: KernelId) -> None:
+        if kernel_id in node.strays:
+            node.strays.discard(kernel_id)
+            self.publish(node)
+
+    def _take_stray(self, node: Node, fact: KernelFact) -> None:
+        agent_id = node.agent_id
         if fact.kernel_id not in node.strays:
             log.warning("kernel.stray", agent_id=agent_id, kernel_id=fact.kernel_id, session_id=fact.session_id)
             node.strays.add(fact.kernel_id)
@@ -161,6 +169,7 @@ class Reconciler:
             for kernel in session.kernels
             if kernel.agent_id == agent_id
         }
+        asked_at = self._clock()
         was_reconciled, was_ready = node.is_reconciled and node.lost_at is None, node.is_ready
         try:
             inspection = await asyncio.wait_for(self._connect(agent_id).inspect(), INSPECT_TIMEOUT_S)
@@ -171,12 +180,27 @@ class Reconciler:
         cause = f"inspect-{inspection.incarnation[:8]}"
         try:
             await self.take_facts(agent_id, inspection.kernels, cause)
+            self._take_survivors(node, inspection, asked_at)
             if was_ready and inspection.incarnation == node.incarnation:
                 await self._take_missing(agent_id, before, inspection, cause, redrive=not was_reconciled)
                 self._is_reconciled(node, inspection)
         except BackendError as exc:
             log.warning("agent.not_reconciled", agent_id=agent_id, error=exc.message)
         return True
+
+    def _take_survivors(self, node: Node, inspection: Inspection, asked_at: float) -> None:
+        """Have kernels ended that are alive although they were given up, with a node that was away.
+
+        Their session may still live: a gang ends only when the rest of it has ended elsewhere. Nobody else would end
+        them, and their devices count as free.
+        """
+        for fact in inspection.kernels:
+            session = self._world.book.of_kernel(fact.kernel_id)
+            kernel = None if session is None else session.kernel(fact.kernel_id)
+            if kernel is None or fact.status in TERMINAL or kernel.terminated_at is None:
+                continue
+            if kernel.agent_id == node.agent_id and kernel.terminated_at < asked_at:  # else the answer is older
+                self._take_stray(node, fact)
 
     async def _take_missing(
         self,

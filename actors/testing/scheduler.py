@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from actors.contracts import SokovanContract
 from backendai_ray.core.allocator import DeviceMap
 from backendai_ray.core.devices import Allocation
@@ -33,6 +36,9 @@ class FakeSokovan(SokovanContract):
         if self.is_down:
             raise Unavailable("sokovan is away")
         self.wakes.append((group, why))
+
+    async def stats(self) -> Mapping[str, Mapping[str, Any]]:
+        return {}
 
     async def explain(self, group: ResourceGroupName, session_id: SessionId) -> Explanation:
         raise SessionNotFound(session_id=session_id)

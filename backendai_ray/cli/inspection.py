@@ -129,3 +129,23 @@ def nodes_command(as_json: bool) -> None:
         ("WHY", "message"),
     )
     output_for(as_json).table(columns, rows, empty="No node has joined yet.")
+
+
+@click.command("groups")
+@options.json_option
+def groups_command(as_json: bool) -> None:
+    """List the resource groups, the policy that decides in each, and what is wrong with it.
+
+    \b
+    bai groups
+    """
+    with options.make_client() as client:
+        rows = [group.model_dump(mode="json") for group in client.groups()]
+    columns = (
+        ("GROUP", "name"),
+        ("POLICY", "policy"),
+        ("SELECTION", "selection"),
+        ("WAITING", "waiting"),
+        ("WARNING", "warning"),
+    )
+    output_for(as_json).table(columns, rows, empty="There is no resource group.")

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from backendai_ray.client._config import ClientConfig, load_config
 from backendai_ray.client._events import read_events
-from backendai_ray.client._models import Event, NodeInfo, QuotaInfo
+from backendai_ray.client._models import Event, GroupInfo, NodeInfo, QuotaInfo
 from backendai_ray.client._sessions import AsyncSessions
 
 if TYPE_CHECKING:
@@ -90,6 +90,11 @@ class AsyncClient:
         """Return the nodes and what is free on them."""
         answer = await self._transport.json("GET", "/agents")
         return [NodeInfo.model_validate(one) for one in answer["items"]]
+
+    async def groups(self) -> list[GroupInfo]:
+        """Return the resource groups, how each is scheduled, and what is wrong with that."""
+        answer = await self._transport.json("GET", "/scaling-groups")
+        return [GroupInfo.model_validate(one) for one in answer["scaling_groups"]]
 
     async def quotas(self) -> list[QuotaInfo]:
         """Return the quotas with what is taken of them: to administrators all, to others those that bind them."""

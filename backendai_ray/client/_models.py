@@ -263,6 +263,20 @@ class NodeInfo(_Record):
     """Why nothing new is placed there, when nothing is."""
 
 
+class GroupInfo(_Record):
+    """A resource group and how it is scheduled."""
+
+    name: Text = ""
+    policy: Text = ""
+    selection: Text = ""
+    options: dict[str, Any] = Field(default_factory=dict)
+    waiting: int = 0
+    """Sessions that the last pass could not place."""
+    warning: Text = ""
+    """What is wrong with its scheduling: the policy failed and ``fifo`` decides, or passes fail; empty when all is
+    well."""
+
+
 class QuotaInfo(_Record):
     """What the sessions of a keypair, user, project or domain may hold together, and what they hold."""
 

@@ -221,6 +221,7 @@ class Client(_Face[AsyncClient]):
 
     agents = _plain(AsyncClient.agents)
     events = _iterating(AsyncClient.events)
+    groups = _plain(AsyncClient.groups)
     hello = _plain(AsyncClient.hello)
     quotas = _plain(AsyncClient.quotas)
     set_quota = _plain(AsyncClient.set_quota)

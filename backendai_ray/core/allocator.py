@@ -17,7 +17,7 @@ from types import MappingProxyType
 from .devices import Allocation, Device
 from .errors import Conflict
 from .ids import DeviceId, KernelId
-from .packing import Piece, home_numa_node, pick_bytes, pick_count, pick_shares, pick_whole
+from .packing import NumaRoom, Piece, home_numa_node, pick_bytes, pick_count, pick_shares, pick_whole
 from .slots import ResourceSlots, SlotKind, SlotName, format_amount
 from .topology import Layout, SlotLayout
 
@@ -47,7 +47,7 @@ class DeviceMap:
     original.
     """
 
-    __slots__ = ("_free", "_held", "_layout", "_used")
+    __slots__ = ("_free", "_held", "_layout", "_rooms", "_used")
 
     def __init__(self, devices: Sequence[Device] | Layout, held: Mapping[KernelId, Allocation] | None = None) -> None:
         """Make a map; what is held already is a fact and is taken as it is.
@@ -65,6 +65,7 @@ class DeviceMap:
         self._layout = devices if isinstance(devices, Layout) else Layout.of(devices)
         self._used = {slot: [0] * len(layout.ids) for slot, layout in self._layout.slots.items()}
         self._free = {slot: layout.total for slot, layout in self._layout.slots.items()}
+        self._rooms = {slot: NumaRoom.of(layout) for slot, layout in self._layout.slots.items()}
         self._held: dict[KernelId, Allocation] = {}
         for kernel_id, allocation in (held or {}).items():
             self.adopt(kernel_id, allocation)
@@ -103,12 +104,18 @@ class DeviceMap:
         layout = self._layout.slots.get(slot)
         return {} if layout is None else dict(zip(layout.ids, _free_units(layout, self._used[slot]), strict=True))
 
+    def free_of_each(self, slot: SlotName) -> list[int]:
+        """Return what is free of each device of a slot, in the layout's order; empty when the node has none."""
+        layout = self._layout.slots.get(slot)
+        return [] if layout is None else _free_units(layout, self._used[slot])
+
     def copy(self) -> DeviceMap:
         """Return a map that changes on its own."""
         twin = DeviceMap.__new__(DeviceMap)
         twin._layout = self._layout
         twin._used = {slot: used.copy() for slot, used in self._used.items()}
         twin._free = self._free.copy()
+        twin._rooms = {slot: room.copy() for slot, room in self._rooms.items()}
         twin._held = self._held.copy()
         return twin
 
@@ -135,7 +142,7 @@ class DeviceMap:
                 return Shortage(SlotName(name), needed, needed - free)
         near: Sequence[int] = ()
         if len(self._layout.numa_nodes) > 1:
-            near = home_numa_node(self._layout, self._used, slots)
+            near = home_numa_node(self._layout, self._rooms, slots)
         parts: list[tuple[SlotName, DeviceId, int]] = []
         for slot in self._layout.order:
             needed = slots.amount(slot)
@@ -213,20 +220,27 @@ class DeviceMap:
         return allocation
 
     def _change(self, parts: Iterable[tuple[SlotName, DeviceId, int]], sign: int) -> None:
+        of: SlotName | None = None
         for slot, device, units in parts:
-            layout = self._layout.slots.get(slot)
+            if slot != of:  # parts come sorted by slot
+                of, layout = slot, self._layout.slots.get(slot)
+                if layout is not None:
+                    used, room = self._used[slot], self._rooms[slot]
             position = None if layout is None else layout.index.get(device)
             if layout is None or position is None:
                 continue
-            used, capacity = self._used[slot], layout.capacity[position]
-            free_before = max(0, capacity - used[position])
-            used[position] += sign * units
-            self._free[slot] += max(0, capacity - used[position]) - free_before
+            before, capacity, numa = used[position], layout.capacity[position], layout.numa[position]
+            after = used[position] = before + sign * units
+            freed = (capacity - after if capacity > after else 0) - (capacity - before if capacity > before else 0)
+            self._free[slot] += freed
+            room.free[numa] += freed
+            room.idle[numa] += (after == 0) - (before == 0)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, DeviceMap):
             return NotImplemented
-        return self._layout == other._layout and self._used == other._used and self._held == other._held
+        same = self._layout == other._layout and self._used == other._used and self._held == other._held
+        return same and self._free == other._free and self._rooms == other._rooms
 
     __hash__ = None  # type: ignore[assignment]  # it changes
 

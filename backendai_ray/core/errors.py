@@ -33,6 +33,7 @@
     │   ├── RequestLost             503  (at the client: the connection broke on the way)
     │   ├── AgentUnavailable        503
     │   ├── KernelUnreachable       503
+    │   ├── PolicyStuck             503
     │   ├── StoreUnavailable        503
     │   ├── BusUnavailable          503
     │   └── EngineUnavailable       503
@@ -248,6 +249,11 @@ class AgentUnavailable(Unavailable):
 class KernelUnreachable(Unavailable):
     code = "kernel-unreachable"
     title = "The session's runner does not answer."
+
+
+class PolicyStuck(Unavailable):
+    code = "policy-stuck"
+    title = "A scheduling policy hangs where it cannot be stopped; its actor is replaced."
 
 
 class StoreUnavailable(Unavailable):

@@ -6,7 +6,8 @@ units the best device is short. The caller has checked that the total suffices.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from .device_sets import NO_NUMA, SetScorer
 from .slots import UNITS_PER_COUNT, ResourceSlots, SlotKind, SlotName
@@ -15,36 +16,59 @@ from .topology import Layout, SlotLayout
 Piece = tuple[int, int]
 
 
-def home_numa_node(layout: Layout, used: Mapping[SlotName, Sequence[int]], slots: ResourceSlots) -> tuple[int, ...]:
+@dataclass(slots=True)
+class NumaRoom:
+    """What is free of one slot on each NUMA node: kept up to date, so that a request need not look at every device."""
+
+    free: dict[int, int]
+    """Free units by NUMA node, :data:`NO_NUMA` included; a device that is overfull counts as full."""
+    idle: dict[int, int]
+    """Devices of which nothing is used."""
+
+    @classmethod
+    def of(cls, layout: SlotLayout) -> NumaRoom:
+        """Return the room of devices that are all free."""
+        free = {numa: sum(layout.capacity[i] for i in positions) for numa, positions in layout.by_numa.items()}
+        return cls(free, {numa: len(positions) for numa, positions in layout.by_numa.items()})
+
+    def copy(self) -> NumaRoom:
+        """Return one that changes on its own."""
+        return NumaRoom(self.free.copy(), self.idle.copy())
+
+    def on(self, numa: int) -> int:
+        """Return the free units on a NUMA node; devices of no node count for each."""
+        return self.free.get(numa, 0) + self.free.get(NO_NUMA, 0)
+
+    def idle_on(self, numa: int) -> int:
+        """Return how many devices on a NUMA node are idle; devices of no node count for each."""
+        return self.idle.get(numa, 0) + self.idle.get(NO_NUMA, 0)
+
+
+def home_numa_node(layout: Layout, rooms: Mapping[SlotName, NumaRoom], slots: ResourceSlots) -> tuple[int, ...]:
     """Return the NUMA node that suits the whole request best, as a tuple of one.
 
     It is the one on which the most slots fit, then on which idle cores suffice, then which is left with the least of
     the scarcest slot: other requests then find the roomier nodes untouched.
     """
-    wanted = [layout.slots[slot] for slot in layout.order if slots.amount(slot)]
-
-    def unsuitability(node: int) -> tuple[int, bool, int, int]:
+    wanted = [
+        (rooms[slot], needed, layout.slots[slot].kind is SlotKind.COUNT)
+        for slot in layout.order
+        if (needed := slots.amount(slot))
+    ]
+    best: tuple[int, bool, int, int] | None = None
+    for node in layout.numa_nodes:
         misses, busy, left = 0, False, -1
-        for one in wanted:
-            room, idle = _room_on(one, used[one.slot], node)
-            needed = slots.amount(one.slot)
-            misses += needed > room
-            busy |= one.kind is SlotKind.COUNT and needed > idle
+        for room, needed, is_count in wanted:
+            has = room.on(node)
+            misses += needed > has
+            if is_count and needed > room.idle_on(node) * UNITS_PER_COUNT:
+                busy = True
             if left < 0:
-                left = max(0, room - needed)
-        return misses, busy, left, node
-
-    return (min(layout.numa_nodes, key=unsuitability),)
-
-
-def _room_on(layout: SlotLayout, used: Sequence[int], node: int) -> tuple[int, int]:
-    """Return the free units on a NUMA node (devices of no node count for each), and the units of idle devices."""
-    positions = layout.by_numa.get(node, ()) + layout.by_numa.get(NO_NUMA, ())
-    free = [layout.capacity[i] - used[i] for i in positions]
-    room = sum(free) if min(free, default=0) >= 0 else sum(units for units in free if units > 0)
-    if layout.kind is not SlotKind.COUNT:
-        return room, room
-    return room, [used[i] for i in positions].count(0) * UNITS_PER_COUNT
+                left = has - needed if has > needed else 0
+        unsuitability = misses, busy, left, node
+        if best is None or unsuitability < best:
+            best = unsuitability
+    return () if best is None else (best[-1],)
 
 
 def _nearness(layout: SlotLayout, near: Sequence[int]) -> list[int]:
@@ -120,17 +144,7 @@ def _whole_cores(layout: SlotLayout, used: Sequence[int], count: int, near: Sequ
     chosen: dict[int, int] = {}
     laps = max(layout.capacity) // UNITS_PER_COUNT if layout.overcommitted else 1
     for lap in range(laps):
-        level = lap * UNITS_PER_COUNT
-        if lap == 0:
-            open_now = [
-                not taken and capacity >= UNITS_PER_COUNT for taken, capacity in zip(used, layout.capacity, strict=True)
-            ]
-        else:
-            open_now = [
-                level - UNITS_PER_COUNT < used[i] + UNITS_PER_COUNT * chosen.get(i, 0) <= level <= room
-                for i, room in enumerate(capacity - UNITS_PER_COUNT for capacity in layout.capacity)
-            ]
-        for position in _together(layout, open_now, count, near):
+        for position in _together(layout, _open_in_lap(layout, used, lap, chosen), count, near):
             chosen[position] = chosen.get(position, 0) + 1
             count -= 1
         if not count:
@@ -138,16 +152,35 @@ def _whole_cores(layout: SlotLayout, used: Sequence[int], count: int, near: Sequ
     return chosen
 
 
-def _together(layout: SlotLayout, open_now: Sequence[bool], count: int, near: Sequence[int]) -> list[int]:
+_Open = Callable[[Iterable[int]], list[int]]
+"""Picks out the devices that may be given a core."""
+
+
+def _open_in_lap(layout: SlotLayout, used: Sequence[int], lap: int, chosen: Mapping[int, int]) -> _Open:
+    capacity = layout.capacity
+    if not lap:
+        return lambda devices: [i for i in devices if not used[i] and capacity[i] >= UNITS_PER_COUNT]
+    level = lap * UNITS_PER_COUNT
+    return lambda devices: [
+        i
+        for i in devices
+        if level - UNITS_PER_COUNT
+        < used[i] + UNITS_PER_COUNT * chosen.get(i, 0)
+        <= level
+        <= capacity[i] - UNITS_PER_COUNT
+    ]
+
+
+def _together(layout: SlotLayout, open_of: _Open, count: int, near: Sequence[int]) -> list[int]:
     """Choose up to ``count`` devices: near ones first, hyper-thread siblings together, whole physical cores spared."""
     chosen: list[int] = []
     for nodes in _rings(layout, near):
         if layout.grouped:
             groups = [group for node in nodes for group in layout.groups[node]]
-            chosen += _cores_together(groups, open_now, count - len(chosen))
+            chosen += _cores_together(groups, open_of, count - len(chosen))
         else:
-            there = [i for node in nodes for i in layout.by_numa[node] if open_now[i]]
-            chosen += there[: count - len(chosen)]
+            for node in nodes:
+                chosen += open_of(layout.by_numa[node])[: count - len(chosen)]
         if len(chosen) == count:
             break
     return chosen
@@ -162,12 +195,12 @@ def _rings(layout: SlotLayout, near: Sequence[int]) -> list[list[int]]:
     return [first, *others, [node for node in layout.by_numa if node != NO_NUMA and node not in near]]
 
 
-def _cores_together(groups: Sequence[tuple[int, ...]], open_now: Sequence[bool], count: int) -> list[int]:
+def _cores_together(groups: Sequence[tuple[int, ...]], open_of: _Open, count: int) -> list[int]:
     chosen: list[int] = []
     whole: list[tuple[int, ...]] = []
     broken: list[tuple[int, ...]] = []
     for group in groups:
-        members = tuple([i for i in group if open_now[i]])
+        members = tuple(open_of(group))
         if len(members) == len(group):
             if count >= len(group):
                 chosen += group

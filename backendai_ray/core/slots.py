@@ -8,7 +8,7 @@ int64 columns of a snapshot. Decimals appear only where people read and write.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import ItemsView, Iterable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from typing import Any, NewType
@@ -152,6 +152,13 @@ class ResourceSlots(Mapping[str, int]):
 
     def __len__(self) -> int:
         return len(self._units)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._units
+
+    def items(self) -> ItemsView[str, int]:
+        """Return names and amounts; as every mapping's, and quicker."""
+        return self._units.items()
 
     def __hash__(self) -> int:
         return hash(tuple(self._units.items()))

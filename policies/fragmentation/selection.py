@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from backendai_ray.core.devices import Allocation
-from backendai_ray.core.ids import AgentId
+from backendai_ray.core.ids import AgentId, SessionId
 from backendai_ray.core.scheduling import Node, PendingSession, Snapshot
 from backendai_ray.core.sessions import ClusterMode
 from backendai_ray.core.slots import CPU, MEM, UNITS_PER_COUNT, ResourceSlots, SlotName
@@ -69,6 +69,7 @@ class FragmentationInPass:
             for slot, units in request[0].items():
                 self._asked[slot] += units * count
         self._stocks: dict[SlotName, Stock] = {}
+        self._shapes: dict[SessionId, Sequence[tuple[Stock, Shape]]] = {}
         for slot in room.columns.slots:
             asking = {request: count for request, count in mix.items() if slot in request[0]}
             if slot not in (CPU, MEM) and asking:
@@ -80,19 +81,38 @@ class FragmentationInPass:
 
     def scores(self, session: PendingSession, columns: Columns, rows: Ints) -> Floats:
         """Return a score for each of the rows; the lowest is the best."""
-        self._catch_up()
-        slots = per_node_slots(session)
-        lost: Floats = np.zeros(len(rows), dtype=np.float64)
-        for slot, stock in self._stocks.items():
-            lost += stock.loss(_shape(slots, slot), rows)
-        lost = np.round(lost, _PRECISION)
-        # Any real number, in its order, between 100 and 900.
+        lost = self._lost(session, rows)
         scores: Floats = 500 + 400 * lost / (1 + np.abs(lost))
         return scores + _TIE * self._among_equals.scores(session, columns, rows)
 
+    def scores_of_few(self, session: PendingSession, columns: Columns, rows: Sequence[int]) -> Sequence[float]:
+        """Return what :meth:`scores` returns, for a handful of rows."""
+        lost = self._lost(session, np.array(rows, dtype=np.int64)).tolist()
+        among_equals = self._among_equals.scores_of_few(session, columns, rows)
+        return [500 + 400 * a / (1 + abs(a)) + _TIE * b for a, b in zip(lost, among_equals, strict=True)]
+
+    def _lost(self, session: PendingSession, rows: Ints) -> Floats:
+        """Return what placing the session on each of the rows costs, in devices.
+
+        A score made of it is between 100 and 900, in the order of the losses.
+        """
+        self._catch_up()
+        lost: Floats = np.zeros(len(rows), dtype=np.float64)
+        for stock, shape in self._shapes_of(session):
+            lost += stock.loss(shape, rows)
+        return lost.round(_PRECISION)
+
+    def _shapes_of(self, session: PendingSession) -> Sequence[tuple[Stock, Shape]]:
+        shapes = self._shapes.get(session.id)
+        if shapes is None:
+            slots = per_node_slots(session)
+            shapes = [(stock, _shape(slots, slot)) for slot, stock in self._stocks.items()]
+            self._shapes[session.id] = shapes
+        return shapes
+
     def _stock_of(self, slot: SlotName, asking: Mapping[_Request, int]) -> Stock:
         room = self._room
-        by_node = [list(room.map(row).free_by_device(slot).values()) for row in range(len(room.nodes))]
+        by_node = [room.map(row).free_of_each(slot) for row in range(len(room.nodes))]
         free = np.zeros((len(by_node), max(map(len, by_node))), dtype=np.int64)
         for row, units in enumerate(by_node):
             free[row, : len(units)] = units
@@ -133,11 +153,12 @@ class FragmentationInPass:
 
     def _catch_up(self) -> None:
         touched = self._room.touched
+        if self._read == len(touched):
+            return
         for row in dict.fromkeys(touched[self._read :]):
             devices = self._room.map(row)
             for slot, stock in self._stocks.items():
-                free = list(devices.free_by_device(slot).values())
-                stock.changed(row, devices.free_units(CPU), devices.free_units(MEM), free)
+                stock.changed(row, devices.free_units(CPU), devices.free_units(MEM), devices.free_of_each(slot))
         self._read = len(touched)
 
 

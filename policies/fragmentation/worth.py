@@ -86,7 +86,8 @@ class Stock:
             mix: What is expected to come.
             access: Per node and expected request: whether the request could ever be placed there.
         """
-        self._cpu, self._mem, self._free = cpu.astype(np.float32), mem.astype(np.float32), free.copy()
+        self._state: Reals = np.ascontiguousarray(np.stack((cpu, mem), axis=1), dtype=np.float32)
+        self._free = free.copy()
         self._devices = devices
         self._take_mix(mix, access)
 
@@ -97,15 +98,18 @@ class Stock:
         self._copies_in: Reals = (left // np.array(sizes)).astype(np.float32)
         """Per free units of one device and size of a request: how many such requests fit in."""
         self._size = np.array([sizes.index(shape.units) for shape in mix.shapes], dtype=np.int64)
-        counts = np.array([shape.devices for shape in mix.shapes], dtype=np.float32)
-        self._gangs = np.flatnonzero(counts > 1)
-        self._gang_counts = counts[self._gangs]
+        self._counts = np.array([max(1, shape.devices) for shape in mix.shapes], dtype=np.float32)
+        self._has_gangs = bool((self._counts > 1).any())
         self._per_cpu: Reals = (1 / np.array([max(1, s.cpu) for s in mix.shapes])).astype(np.float32)
         self._per_mem: Reals = (1 / np.array([max(1, s.mem) for s in mix.shapes])).astype(np.float32)
         self._reach = np.float32(mix.reach)
         self._worth = self._worth_of_one(mix, access)
-        self._copies: Reals = self._copies_in[self._free].sum(axis=1)
-        self._now = self._value(np.arange(len(self._cpu)), self._copies, self._cpu, self._mem)
+        copies = self._copies_in[self._free].sum(axis=1)
+        self._state = np.concatenate((copies, self._state[:, -2:]), axis=1)
+        """Per node: the copies of each size that fit on its devices, then its cores, then its memory."""
+        self._now = self._value(np.arange(len(self._state)), self._state)
+        """What each node is worth as it stands, but for the stale ones."""
+        self._stale: dict[int, None] = {}
 
     def expect(self, mix: Mix, access: Mask) -> None:
         """Expect another mix from now on."""
@@ -119,30 +123,45 @@ class Stock:
         """
         serving = np.maximum(self._devices @ access, 1) / max(1, int(self._devices.sum()))
         units = np.array([shape.devices * shape.units for shape in mix.shapes]) / UNITS_PER_COUNT
-        worth: Reals = (access * (np.array(mix.share) * units / serving)).astype(np.float32)
-        return worth
+        # In rows: numpy takes some of them out quickly only so.
+        return np.ascontiguousarray(access * (np.array(mix.share) * units / serving), dtype=np.float32)
 
     def changed(self, row: int, cpu: int, mem: int, free: Sequence[int] | Ints) -> None:
         """Take note of what is free on a node now."""
-        self._cpu[row], self._mem[row] = cpu, mem
-        self._free[row] = 0
+        if len(free) < self._free.shape[1]:
+            self._free[row] = 0
         self._free[row, : len(free)] = free
-        self._copies[row] = self._copies_in[self._free[row]].sum(axis=0)
-        rows = np.array([row])
-        self._now[rows] = self._value(rows, self._copies[rows], self._cpu[rows], self._mem[rows])
+        state = self._state[row]
+        state[:-2] = self._copies_in.take(self._free[row], axis=0).sum(axis=0)
+        state[-2], state[-1] = cpu, mem
+        self._stale[row] = None
 
     def loss(self, shape: Shape, rows: Ints) -> Reals:
         """Return for each of the rows what placing a request there costs, in devices; it may be a little below zero."""
-        copies = self._copies[rows]
-        if shape.devices and shape.units >= UNITS_PER_COUNT:
-            copies = copies - shape.devices * self._copies_in[UNITS_PER_COUNT]
-        elif shape.devices:
-            copies = self._with_parts_taken(copies, shape, rows)
-        after = self._value(rows, np.maximum(copies, 0), self._cpu[rows] - shape.cpu, self._mem[rows] - shape.mem)
-        lost: Reals = self._now[rows] - after
+        # What changed nodes are worth now, and what all would be after: at once, because numpy's cost is per call.
+        stale = list(self._stale)
+        self._stale.clear()
+        both = np.concatenate((stale, rows)).astype(np.int64) if stale else rows
+        states: Reals = self._state.take(both, axis=0)
+        self._place(shape, states[len(stale) :], rows)
+        values = self._value(both, states)
+        if stale:
+            self._now[stale] = values[: len(stale)]
+        lost: Reals = self._now.take(rows) - values[len(stale) :]
         return lost
 
-    def _with_parts_taken(self, copies: Reals, shape: Shape, rows: Ints) -> Reals:
+    def _place(self, shape: Shape, states: Reals, rows: Ints) -> None:
+        """Change the states of the rows to what they are with a request placed there."""
+        taken = np.zeros(states.shape[1], dtype=np.float32)
+        if shape.devices and shape.units >= UNITS_PER_COUNT:
+            taken[:-2] = shape.devices * self._copies_in[UNITS_PER_COUNT]
+        elif shape.devices:
+            self._take_parts(states[:, :-2], shape, rows)
+        taken[-2:] = shape.cpu, shape.mem
+        states -= taken
+        np.maximum(states, 0, out=states)
+
+    def _take_parts(self, copies: Reals, shape: Shape, rows: Ints) -> None:
         """Take parts of the fullest devices that suffice, as the allocator does."""
         free = self._free[rows]
         every = np.arange(len(rows))
@@ -150,15 +169,17 @@ class Stock:
         for _ in range(shape.devices):
             device = order.argmin(axis=1)
             old = free[every, device]
-            copies = copies - self._copies_in[old] + self._copies_in[np.maximum(old - shape.units, 0)]
+            copies -= self._copies_in[old]
+            copies += self._copies_in[np.maximum(old - shape.units, 0)]
             order[every, device] = np.iinfo(np.int64).max
-        return copies
 
-    def _value(self, rows: Ints, copies: Reals, cpu: Reals, mem: Reals) -> Reals:
-        fit = copies[:, self._size]
-        if len(self._gangs):
-            fit[:, self._gangs] = np.floor(fit[:, self._gangs] / self._gang_counts)
-        beside = np.minimum(cpu[:, None] * self._per_cpu, mem[:, None] * self._per_mem)
+    def _value(self, rows: Ints, states: Reals) -> Reals:
+        fit: Reals = states.take(self._size, axis=1)
+        if self._has_gangs:
+            fit /= self._counts
+            np.floor(fit, out=fit)
+        beside = states[:, -2:-1] * self._per_cpu
+        np.minimum(beside, states[:, -1:] * self._per_mem, out=beside)
         # Reciprocals round: a request that fits exactly must still count as one that fits.
         possible = beside > 0.9999
         np.minimum(beside, fit, out=beside)
@@ -166,6 +187,6 @@ class Stock:
         fit *= self._reach
         fit += beside
         fit *= possible
-        fit *= self._worth[rows]
+        fit *= self._worth.take(rows, axis=0)
         value: Reals = fit.sum(axis=1)
         return value

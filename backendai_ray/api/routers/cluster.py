@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -13,7 +14,7 @@ from backendai_ray.api.context import ContextDep
 from backendai_ray.api.requests import ApiRoute, CallerDep
 from backendai_ray.api.routers.names import errors
 from backendai_ray.api.schemas.sessions import iso
-from backendai_ray.core.errors import Forbidden
+from backendai_ray.core.errors import Forbidden, Unavailable
 from backendai_ray.core.slots import ResourceSlots, SlotKind, slot_kind
 
 router = APIRouter(route_class=ApiRoute, tags=["cluster"])
@@ -41,10 +42,27 @@ async def scaling_groups(
     caller: CallerDep,
     group: Annotated[str | None, Query(description="A project; all see the same groups for now.")] = None,
 ) -> Response:
-    """Return the resource groups in which sessions can be placed."""
+    """Return the resource groups, how each is scheduled, and what is wrong with that."""
     del caller, group
     groups = await context.reach.manager(context.services.manager.groups)
-    return plain({"scaling_groups": [{"name": name} for name in sorted(groups)]})
+    try:
+        stats = await context.services.sokovan.stats()
+        away = ""
+    except Unavailable as exc:
+        stats, away = {}, exc.message
+    return plain({"scaling_groups": [_group(name, groups[name], stats.get(name), away) for name in sorted(groups)]})
+
+
+def _group(name: str, config: Mapping[str, Any], stats: Mapping[str, Any] | None, away: str) -> dict[str, Any]:
+    told = stats or {}
+    return {
+        "name": name,
+        "policy": config["policy"],
+        "selection": config["selection"],
+        "options": config["options"],
+        "waiting": told.get("waiting", 0),
+        "warning": told.get("warning", "") or told.get("last_error", "") or away,
+    }
 
 
 @router.get("/config/resource-slots", summary="The resource slots", responses=errors())

@@ -203,7 +203,9 @@ async def test_the_cluster(client: httpx.AsyncClient, admin: httpx.AsyncClient, 
     assert (await client.get("/agents")).status_code == 403
     agents = (await admin.get("/agents")).json()
     assert agents["items"][0]["availableSlots"] == {"cpu": "8", "mem": str(2**34)}
-    assert (await client.get("/scaling-groups?group=default")).json() == {"scaling_groups": [{"name": "default"}]}
+    [group] = (await client.get("/scaling-groups?group=default")).json()["scaling_groups"]
+    assert (group["name"], group["policy"], group["waiting"]) == ("default", "fifo", 2)
+    assert group["warning"] == "policy custom failed; fifo decides in its place"
     assert (await client.get("/config/resource-slots")).json() == {"cpu": "count", "mem": "bytes"}
     assert (await client.get("/manager/announcement")).json() == {"enabled": False, "message": ""}
     status = (await client.request("GET", "/manager/status", json={"status": "running"})).json()

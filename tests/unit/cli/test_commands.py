@@ -255,6 +255,8 @@ def test_explain_history_nodes(bai: Bai, server: FakeServer, work: FakeSession) 
     assert json.loads(bai("dependencies", "work", "--json").out)["depends_on"][0]["name"] == "before"
     nodes = bai("nodes").out
     assert "cpu 0.5/2, mem 0/4g" in nodes
+    assert bai("groups").out.splitlines()[-1].split() == ["default", "drf", "dispersed", "2", "oh"]
+    assert json.loads(bai("groups", "--json").out)[0]["warning"] == "oh"
 
 
 def test_schedule_rehearses(bai: Bai, server: FakeServer) -> None:

@@ -15,7 +15,8 @@ from backendai_ray.core.errors import AgentNotFound, KernelNotFound, StoreUnavai
 from backendai_ray.core.ids import AgentId, KernelId, ResourceGroupName
 from backendai_ray.core.reports import KernelFact
 from backendai_ray.core.scheduling import NodeChanged, NodeGone
-from backendai_ray.core.sessions import Reason, Session, SessionType, Status
+from backendai_ray.core.sessions import ClusterMode, Reason, Session, SessionType, Status
+from backendai_ray.core.slots import CPU, ResourceSlots
 
 
 def agent_of(cluster: FakeCluster, session: Session) -> FakeAgent:
@@ -187,6 +188,38 @@ async def test_leftovers_of_a_lost_node_are_destroyed_before_it_is_used_again(cl
     await cluster.settle()
     assert all(view.schedulable for view in await cluster.manager.agents())
     assert agent.kernels == {}
+
+
+async def test_a_part_of_a_gang_that_was_given_up_is_ended_before_its_node_is_used_again(cluster: FakeCluster) -> None:
+    """Found by a seed of `python -m bench faults`.
+
+    1. A gang runs on two nodes. 2. One is away for so long that it is lost, and the gang with it. 3. The other node is
+    slow to end its part, so that the session still lives. 4. The lost node comes back, and its part still runs there.
+    5. Its devices counted as free, and were given to somebody else.
+    """
+    gang = await cluster.running(
+        cluster_size=2, cluster_mode=ClusterMode.MULTI_NODE, slots=ResourceSlots([(CPU, 4000)])
+    )
+    lost, slow = gang.kernels
+    agent = cluster.agents[lost.agent_id or AgentId("")]
+    agent.is_down = True
+    await cluster.pass_time(70)
+    ending = await cluster.get(gang.id)
+    assert [kernel.status for kernel in ending.kernels] == [Status.TERMINATED, Status.TERMINATING]
+    agent.is_down = False
+    await cluster.pass_time(2)
+    views = {view.agent_id: view for view in await cluster.manager.agents()}
+    assert "being removed" in views[agent.agent_id].message
+    assert ("destroy", [lost.id]) in agent.calls
+    await cluster.tell(agent, [agent.end(lost.id)])
+    await cluster.settle()
+    assert all(view.schedulable for view in await cluster.manager.agents())
+    other = cluster.agents[slow.agent_id or AgentId("")]
+    await cluster.tell(other, [other.end(slow.id)])
+    await cluster.settle()
+    assert (await cluster.get(gang.id)).is_terminal
+    assert not agent.kernels
+    assert not other.kernels
 
 
 async def test_ended_while_its_node_is_away(cluster: FakeCluster) -> None:

@@ -103,6 +103,18 @@ async def test_a_quota_survives_a_restart_and_its_removal_too(cluster: FakeClust
     assert [v.used.sessions for v in await cluster.manager.quotas(None) if v.scope == PROJECT] == [1]
 
 
+async def test_a_quota_of_which_nobody_knows_whether_it_was_saved_holds_as_it_is_stored(cluster: FakeCluster) -> None:
+    """Found by a seed of `python -m bench faults`: it was stored, but held only after the next restart."""
+    cluster.store.forgets_to_answer = 1
+    with pytest.raises(StoreUnavailable):
+        await cluster.manager.set_quota(USER, Limits(sessions=1))
+    await cluster.pass_time(10)
+    for _ in range(2):
+        await cluster.submit(user="alice")
+    assert len((await cluster.schedule()).placed) == 1
+    assert [view.limits for view in await cluster.manager.quotas(None)] == [Limits(sessions=1)]
+
+
 async def test_a_change_of_a_quota_reaches_every_group_and_wakes_the_scheduler(cluster: FakeCluster) -> None:
     await cluster.settle()
     before = (await cluster.manager.changes(GROUP, "", 0)).upto

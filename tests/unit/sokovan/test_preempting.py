@@ -68,7 +68,7 @@ async def test_two_make_room_for_one_which_nobody_else_gets(everything: Everythi
     explanation = await everything.sokovan.explain(GROUP, high.id)
     refusal = explanation.outcome
     assert isinstance(refusal, Refusal)
-    assert explanation.estimate.message == "as soon as what is being ended has ended"
+    assert explanation.estimate.message == "as soon as sessions are gone that are being ended"
     assert (refusal.code, low[1].id in refusal.message) == (RefusalCode.AWAITS_ROOM, True)
     assert (await cluster.get(late.id)).status is Status.PENDING
     await cluster.tell(agent, [agent.end(low[1].main.id, Reason.PREEMPTED)])
