@@ -372,13 +372,12 @@ class SokovanContract(Protocol):
         """Return what would become of a session if it were submitted now."""
         ...
 
-<<<<<<< HEAD
     async def propose_moves(self, group: ResourceGroupName, request: MoveRequest, *, apply: bool) -> Proposal:
         """Return the moves that would let a waiting session start; with ``apply``, carry them out."""
-=======
+        ...
+
     async def stats(self) -> Mapping[str, Mapping[str, Any]]:
         """Return by resource group what became of its passes, and the policy's ``warning``."""
->>>>>>> main
         ...
 
 

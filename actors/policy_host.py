@@ -16,11 +16,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-<<<<<<< HEAD
-from backendai_ray.core.errors import InternalError, InvalidParameter, SessionNotFound, Unavailable
-=======
-from backendai_ray.core.errors import InvalidParameter, PolicyStuck, SessionNotFound, Unavailable
->>>>>>> main
+from backendai_ray.core.errors import InternalError, InvalidParameter, PolicyStuck, SessionNotFound, Unavailable
 from backendai_ray.core.explanations import Explanation
 from backendai_ray.core.ids import AgentId, ResourceGroupName, SessionId
 from backendai_ray.core.proposals import MoveRequest, Proposal
@@ -351,21 +347,20 @@ class PolicyHost:
             return None
 
 
-<<<<<<< HEAD
 def _proposed(snapshot: Snapshot, session: PendingSession, request: MoveRequest) -> Proposal:
     bounds = ConsolidationOptions(
         max_moves=request.max_moves, min_runtime_s=request.min_runtime_s, grace_s=request.grace_s
     )
     proposal = propose(snapshot, session, bounds, lambda one: request.owner in (None, one.access_key))
-    problems = problems_of(snapshot, proposal.plan)
+    problems = check(snapshot, proposal.plan).problems
     if problems:
         raise InternalError(f"the moves that were found cannot be carried out: {problems[0]}")
     return proposal
-=======
+
+
 def _first_of(problems: Sequence[str]) -> str:
     more = len(problems) - _PROBLEMS_NAMED
     return "; ".join(problems[:_PROBLEMS_NAMED]) + (f"; and {more} more" if more > 0 else "")
->>>>>>> main
 
 
 def _fifo() -> SchedulingPolicy:

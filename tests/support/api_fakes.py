@@ -361,7 +361,6 @@ class FakeSokovan:
             policy="fifo",
         )
 
-<<<<<<< HEAD
     async def propose_moves(self, group: ResourceGroupName, request: MoveRequest, *, apply: bool) -> Proposal:
         """Move one session of the owner's, whom an administrator calls by no name."""
         del group
@@ -370,10 +369,9 @@ class FakeSokovan:
         kernel = KernelPlacement(KernelId("k"), AgentId("node-1"), Allocation())
         plan = Plan(nominations=(Placement(request.session_id, 1, (kernel,)),))
         return Proposal(request.session_id, plan, moves[: request.max_moves], "it can start", apply)
-=======
+
     async def stats(self) -> Mapping[str, Mapping[str, Any]]:
         return {"default": {"waiting": 2, "warning": "policy custom failed; fifo decides in its place"}}
->>>>>>> main
 
     async def rehearse(self, group: ResourceGroupName, session: PendingSession) -> Explanation:
         if session.slots.amount("cpu") > 1000:
