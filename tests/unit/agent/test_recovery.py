@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import pytest
@@ -186,3 +187,24 @@ async def test_half_made_folder_is_swept(bench: Bench) -> None:
     (bench.settings.sessions_dir / "not-a-kernel").mkdir()
     await bench.agent()
     assert bench.on_disk() == [_IDS[2], "not-a-kernel"]
+
+
+async def test_a_notice_survives_the_agent(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1. A kernel has its notice. 2. The agent is killed in the middle of it. 3. The next one gives the whole grace."""
+    agent = await bench.agent()
+    spec = kernel_spec()
+    await agent.create_kernels([spec])
+    await bench.manager.until_status(spec.kernel_id, Status.RUNNING)
+    noticed = asyncio.Event()
+
+    async def shutdown(grace_s: float | None = None) -> None:
+        noticed.set()
+
+    monkeypatch.setattr(bench.links[-1], "shutdown", shutdown)
+    await agent.destroy_kernels([spec.kernel_id], Reason.PREEMPTED, grace_s=3600.0)
+    await asyncio.wait_for(noticed.wait(), 10)
+    await bench.agent()
+    await bench.manager.until_status(spec.kernel_id, Status.TERMINATED)
+    fact = bench.manager.last(spec.kernel_id)
+    assert fact is not None
+    assert (fact.reason, bench.backend.graces) == ("preempted", [3600.0])

@@ -24,13 +24,22 @@ from backendai_ray.core.scheduling import (
     Snapshot,
 )
 from policies.backfill import BackfillPolicy
-from policies.checking import problems_of
+from policies.checking import problems_of, without_answer
 from policies.drf import DrfPolicy
 from policies.fifo import FifoPolicy
 from policies.lifo import LifoPolicy
 from policies.preemption_options import Mode, PreemptionOptions, Scope
 from policies.selection import Concentrated
-from policies.testing import NOW, PolicyConformance, make_node, make_session, make_snapshot, run_kernels
+from policies.testing import (
+    NOW,
+    PolicyConformance,
+    carried_out,
+    make_node,
+    make_session,
+    make_snapshot,
+    run_kernels,
+    snapshots,
+)
 
 ON = {"scope": "group", "min_runtime_s": 0}
 
@@ -235,6 +244,66 @@ def test_two_in_one_pass_do_not_count_on_the_same_room() -> None:
     assert [(line.victim, line.beneficiary) for line in plan.preemptions] == [("v0", "a"), ("v1", "b")]
     assert problems_of(world, plan) == ()
     assert [line.beneficiary for line in fifo().decide(world).preemptions] == ["a"]
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> Snapshot:
+    """Any world, in which what runs may be ended, moved or neither, or is being ended."""
+    world = draw(snapshots(max_nodes=3, max_pending=5))
+    running: list[RunningKernel] = []
+    for number, kernel in enumerate(world.running):
+        waits = replace(
+            make_session(f"r{number}", priority=draw(st.sampled_from([0, 10, 20]))),
+            id=kernel.session_id,
+            slots=kernel.allocation.slots(),
+            kernel_ids=(kernel.kernel_id,),
+        )
+        ending = draw(st.sampled_from([False, False, True]))
+        beneficiary = draw(st.sampled_from([None, *(session.id for session in world.pending)])) if ending else None
+        changes: dict[str, Any] = {
+            "priority": waits.priority,
+            "restarts_as": draw(st.sampled_from([waits, waits, None])),
+            "preemptible": draw(st.sampled_from([True, True, True, False])),
+            "ending": ending,
+            "ending_for": beneficiary,
+            "placed_at": NOW - draw(st.sampled_from([0.0, 100.0])),
+        }
+        running.append(replace(kernel, **changes))
+    return make_snapshot(list(world.nodes), list(world.pending), running)
+
+
+@settings(max_examples=50, deadline=None)
+@given(worlds(), st.booleans(), st.sampled_from(list(Mode)))
+def test_plans_in_any_world_can_be_carried_out(world: Snapshot, strict: bool, mode: Mode) -> None:
+    def decide(snapshot: Snapshot) -> Plan:
+        options = {"scope": "group", "mode": mode, "min_runtime_s": 50}
+        moving = {"max_moves": 2, "min_runtime_s": 50}
+        selection = Concentrated()
+        policy = FifoPolicy(selection=selection, strict=strict, preemption=options, consolidation=moving)
+        plan = policy.decide(snapshot)
+        assert policy.decide(snapshot) == plan
+        return plan
+
+    plan = decide(world)
+    assert problems_of(world, plan) == ()
+    assert without_answer(world, plan) == ()
+    waited_for = {kernel.ending_for for kernel in world.running}
+    assert waited_for.isdisjoint(line.beneficiary for line in plan.preemptions)
+    # The next pass keeps the places that this one made.
+    places = {placement.session_id: placement.kernels for placement in plan.nominations}
+    ended = {line.victim: line.beneficiary for line in plan.preemptions}
+    started = {placement.session_id for placement in plan.placements}
+    later = make_snapshot(
+        list(world.nodes),
+        [replace(s, nominated=places.get(s.id, ())) for s in world.pending if s.id not in started],
+        [
+            replace(kernel, ending=True, ending_for=ended[kernel.session_id]) if kernel.session_id in ended else kernel
+            for kernel in carried_out(world, plan).running
+        ],
+    )
+    again = decide(later)
+    assert problems_of(later, again) == ()
+    assert set(places).isdisjoint(line.beneficiary for line in again.preemptions)
 
 
 # ── it comes to an end ────────────────────────────────────────────────────────────────────────────────────────────
