@@ -19,6 +19,7 @@ from backendai_ray.core.lifecycle import StatusChange
 from backendai_ray.core.proposals import MoveRequest, Proposal
 from backendai_ray.core.quotas import Limits, Scope, Use
 from backendai_ray.core.reports import KernelFact
+from backendai_ray.core.runtimes import Runtime
 from backendai_ray.core.scheduling import Applied, Changes, PendingSession, Plan
 from backendai_ray.core.scheduling_history import SchedulingEntry
 from backendai_ray.core.sessions import KernelSpec, Reason, Session, SessionSpec, Status
@@ -125,6 +126,13 @@ class AgentContract(Protocol):
 
     async def drop_spares(self) -> int:
         """Remove the containers that were started ahead, and make none until the next start; returns how many."""
+        ...
+
+    async def runtimes(self, image: str) -> Sequence[Runtime]:
+        """Return what can run cells in an image of this node, the default first.
+
+        Raises ImageNotFound where the node does not have it; nothing is pulled for this.
+        """
         ...
 
     async def inspect(self) -> Inspection:

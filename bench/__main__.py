@@ -14,6 +14,7 @@ BENCHES = {
     "execute": "one execute round trip and the flow of output, against jupyter_client and ipykernel",
     "submit": "what the control plane adds to a start, and no-op batch sessions per second",
     "recover": "time to schedule again after a kill -9, and what was lost or leaked",
+    "cycles": "sessions made and ended while the agent is killed at random moments: what is left of them, by kind",
     "store": "durable commits per second, against a bare INSERT and COMMIT loop",
     "alloc": "the allocator: worst choice among 16 GPUs, NVIDIA's picks on a DGX-1, rates against the original's",
     "openb": "GPU allocation on a trace of the openb format, against Random, BestFit and FGD as published",

@@ -30,7 +30,9 @@ from backendai_ray.core.scheduling import (
     SessionQueued,
     SessionUnqueued,
     Snapshot,
+    UsageChanged,
 )
+from backendai_ray.core.usage import UsageLedger, account_of, charges_for
 
 _BY_SUBMISSION = attrgetter("submitted_at", "id")
 _BY_AGENT = attrgetter("agent_id")
@@ -53,6 +55,7 @@ class Mirror:
         self._nodes: dict[AgentId, Node] = {}
         self._stale: set[AgentId] = set()
         self._quotas: dict[Scope, Quota] = {}
+        self._usage = UsageLedger()
         self._queue: tuple[PendingSession, ...] | None = ()
         self._sorted_nodes: tuple[Node, ...] | None = ()
 
@@ -106,6 +109,7 @@ class Mirror:
             running=tuple(self._running.values()),
             nodes=self._sorted_nodes,
             quotas=tuple(self._quotas.values()),
+            usage=self._usage.view(),
         )
 
     def next_start(self, now: float) -> float | None:
@@ -120,6 +124,7 @@ class Mirror:
         self._nodes.clear()
         self._stale.clear()
         self._quotas.clear()
+        self._usage = UsageLedger()
         self._queue = self._sorted_nodes = None
 
     def _take_one(self, change: Change, reports: Mapping[AgentId, NodeReport]) -> None:
@@ -141,7 +146,8 @@ class Mirror:
                     if next_place and known.restarts_as is not None:
                         known = replace(known, restarts_as=replace(known.restarts_as, nominated=next_place))
                     self._running[kernel_id] = known
-            case KernelFreed(kernel_id):
+            case KernelFreed(kernel_id, at):
+                self._charge(kernel_id, at)
                 self._free(kernel_id)
             case NodeChanged(agent_id):
                 self._nodes[agent_id] = self._changed_node(change, reports.get(agent_id))
@@ -149,10 +155,17 @@ class Mirror:
             case NodeGone(agent_id):
                 self._nodes.pop(agent_id, None)
                 self._sorted_nodes = None
+            case UsageChanged(account, usage):
+                self._usage.put(account, usage)
             case QuotaChanged(quota):
                 self._quotas.pop(quota.scope, None)
                 if quota.limits:
                     self._quotas[quota.scope] = quota
+
+    def _charge(self, kernel_id: KernelId, until: float) -> None:
+        kernel = self._running.get(kernel_id)
+        if kernel is not None:
+            self._usage.add(charges_for(account_of(kernel), kernel.allocation.slots(), kernel.placed_at, until))
 
     def _free(self, kernel_id: KernelId) -> None:
         kernel = self._running.pop(kernel_id, None)

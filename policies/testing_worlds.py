@@ -13,6 +13,7 @@ from backendai_ray.core.ids import AccessKey, AgentId, DeviceId, KernelId, Resou
 from backendai_ray.core.scheduling import Node, PendingSession, Plan, RunningKernel, Snapshot
 from backendai_ray.core.sessions import ClusterMode, SessionType
 from backendai_ray.core.slots import CPU, MEM, ResourceSlots, SlotName
+from backendai_ray.core.usage import Account, Bucket, Usage
 
 GPU = SlotName("cuda.device")
 SHARES = SlotName("cuda.shares")
@@ -155,7 +156,8 @@ def snapshots(draw: st.DrawFn, *, max_nodes: int = 4, max_pending: int = 8) -> S
                 running.append(replace(kernel, placed_at=NOW - 30, time_limit_s=draw(_limits)))
                 room.hold(running[-1].kernel_id, found)
     pending = [draw(_sessions(index)) for index in range(draw(st.integers(0, max_pending)))]
-    return make_snapshot(nodes, pending, running)
+    running = [replace(k, user=_USERS[k.access_key], project=_PROJECTS[k.access_key]) for k in running]
+    return replace(make_snapshot(nodes, pending, running), usage=draw(_usages))
 
 
 @st.composite
@@ -179,6 +181,12 @@ _amounts = st.fixed_dictionaries(
 _requests = _amounts.map(lambda amounts: ResourceSlots.parse({str(k): v for k, v in amounts.items()}))
 _owners = st.sampled_from(["AK", "AK", "BK", "CK"])
 _limits = st.sampled_from([None, 10.0, 60.0, 600.0])
+_USERS: Mapping[str, str] = {"AK": "a", "BK": "b", "CK": "c"}
+_PROJECTS: Mapping[str, str] = {"AK": "default", "BK": "default", "CK": "other"}
+_usages: st.SearchStrategy[Mapping[Account, Usage]] = st.dictionaries(
+    st.sampled_from([("default", "default", "a"), ("default", "other", "c")]),
+    st.sampled_from([1e6, 1e8]).map(lambda amount: (Bucket(NOW - 7200, 3600, {CPU: amount}),)),
+)
 _agents = st.lists(st.sampled_from(["n0", "n1", "n2", "gone"]), max_size=2, unique=True).map(tuple)
 
 
@@ -200,20 +208,26 @@ def _sessions(draw: st.DrawFn, index: int) -> PendingSession:
         priority=draw(st.sampled_from([10, 10, 10, 0, 50])),
         time_limit_s=draw(_limits),
     )
-    return replace(session, slots=draw(_requests))
+    user, project = _USERS[session.access_key], _PROJECTS[session.access_key]
+    return replace(session, slots=draw(_requests), user=user, project=project)
 
 
 def carried_out(snapshot: Snapshot, plan: Plan) -> Snapshot:
     """Return the world after a plan's placements."""
     started = {placement.session_id for placement in plan.placements}
-    owner = {session.id: session.access_key for session in snapshot.pending}
+    owner = {session.id: session for session in snapshot.pending}
     running = list(snapshot.running)
     running += [
-        _running(
-            kernel.kernel_id, kernel.agent_id, kernel.allocation, owner[placement.session_id], placement.session_id
+        replace(
+            _running(kernel.kernel_id, kernel.agent_id, kernel.allocation, session_id=placement.session_id),
+            access_key=owner[placement.session_id].access_key,
+            project=owner[placement.session_id].project,
+            user=owner[placement.session_id].user,
+            placed_at=snapshot.now,
         )
         for placement in plan.placements
         for kernel in placement.kernels
     ]
     waiting = [session for session in snapshot.pending if session.id not in started]
-    return make_snapshot(list(snapshot.nodes), waiting, running, now=snapshot.now)
+    after = make_snapshot(list(snapshot.nodes), waiting, running, now=snapshot.now)
+    return replace(after, quotas=snapshot.quotas, usage=snapshot.usage)

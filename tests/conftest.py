@@ -1,6 +1,7 @@
 """Fixtures for all tests. Where each lives:
 
-tests/support/engine.py       docker_engine, default_image, no_python_image, exits_at_once_image
+tests/support/engine.py       docker_engine, default_image, no_python_image, exits_at_once_image,
+                              r_image
 tests/support/services.py     redis_url, valkey_url, postgres_url (and the session-wide servers behind them)
 tests/support/ray_cluster.py  ray_cluster, ray_address, clean_environment
 tests/support/waiting.py      wait_until, wait_until_async: to be called, not fixtures

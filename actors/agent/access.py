@@ -17,10 +17,18 @@ from actors.agent.transfers import Downloads, abort_upload, write_chunk
 from actors.agent.workdir import WorkFolder, read_untrusted
 from actors.contracts import ExecuteRequest, FileEntry, Route, Transfer
 from backendai_ray.config import Settings
-from backendai_ray.core.errors import Conflict, KernelNotFound, KernelUnreachable, SessionEnded, StaleRoute
+from backendai_ray.core.errors import (
+    Conflict,
+    ImageNotFound,
+    KernelNotFound,
+    KernelUnreachable,
+    SessionEnded,
+    StaleRoute,
+)
 from backendai_ray.core.execution import RunOutput
 from backendai_ray.core.ids import AgentId, KernelId
 from backendai_ray.core.reports import KernelFact
+from backendai_ray.core.runtimes import Runtime
 
 PTY_READ_BYTES = 2**16
 
@@ -74,6 +82,16 @@ class KernelAccess:
         if driver is None or not driver.record.has_ended:
             return fact
         return replace(fact, log_tail=self._read_logs(driver.record))
+
+    # ── images ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def runtimes(self, image: str) -> Sequence[Runtime]:
+        backend = self._backend
+        if not backend.is_prepared(image) and image not in await self._offload.slow(backend.images):
+            raise ImageNotFound(f"the node {self._id} does not have the image {image!r}", image=image)
+        prepared = await self._offload.slow(backend.prepare_image, image, "")
+        default = prepared.runtime_for("")
+        return sorted(prepared.runtimes(), key=lambda runtime: runtime.name != default)
 
     # ── terminals ──────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import structlog
 
 from actors.agent.access import KernelAccess
-from actors.agent.backends.base import ComputeBackend, Found, Life
+from actors.agent.backends.base import ComputeBackend, Life
 from actors.agent.choosing import choose_backend
 from actors.agent.devices.base import DevicePlugin, installed_plugins
 from actors.agent.executions import Executions
@@ -30,9 +30,10 @@ from actors.agent.kernel import KernelDriver
 from actors.agent.linking import connect_kernel
 from actors.agent.node import NodeReporter, NodeTaker, PutReport
 from actors.agent.offload import Offload
-from actors.agent.recovery import Plan, plan_recovery
+from actors.agent.recovery import Plan, plan_recovery, unexplained
 from actors.agent.spares import SparePool
 from actors.agent.startup import follow_startup
+from actors.agent.strays import SecondLook, Strays, end_of_stray
 from actors.agent.transfers import Downloads
 from actors.agent.workdir import disk_error
 from actors.agent.workshop import ConnectKernel, Workshop
@@ -45,8 +46,7 @@ from backendai_ray.core.errors import (
     InvalidParameter,
     Unavailable,
 )
-from backendai_ray.core.ids import AgentId, KernelId, SessionId, is_uuid
-from backendai_ray.core.reports import KernelFact
+from backendai_ray.core.ids import AgentId, KernelId, is_uuid
 from backendai_ray.core.sessions import KernelSpec, Reason, Status
 
 log = structlog.get_logger()
@@ -87,7 +87,7 @@ class Agent(KernelAccess):
         self._incarnation = uuid.uuid4().hex
         self._kernels: dict[KernelId, KernelDriver] = {}
         self._successors: dict[KernelId, KernelSpec] = {}
-        self._strays: dict[KernelId, list[Found]] = {}
+        self._second_look = SecondLook()
         self._tasks: list[asyncio.Task[None]] = []
         self._startups: dict[Life, asyncio.Task[None]] = {}
         self._executions = Executions()
@@ -117,6 +117,7 @@ class Agent(KernelAccess):
         self._spares = SparePool(
             self._backend, size=self._settings.agent.warm_pool, uid=self._backend.kernel_uid(KernelId(""))
         )
+        self._strays = Strays(self._backend, self._offload)
         self._facts = FactQueue(self._id, self._incarnation, self._manager)
         self._facts.on_send(self._with_log)
         self._workshop = Workshop(
@@ -228,18 +229,14 @@ class Agent(KernelAccess):
             self._kernels[record.spec.kernel_id] = KernelDriver(record, self._workshop, self._on_gone)
             if not record.has_ended:
                 self._held.adopt(record.spec.kernel_id, record.spec.allocation)
-        self._strays = plan.strays
+        self._strays.add(plan.strays)
         await self._offload.slow(self._backend.watch, self._on_backend_end)
         await self._carry_out(plan)
         await self._offload.slow(self._journal.sweep)
 
     async def _carry_out(self, plan: Plan) -> None:
         for one in plan.leftovers:
-            try:
-                await self._offload.slow(self._backend.stop, one.life, 0.0)
-                await self._offload.slow(self._backend.remove, one.life)
-            except BackendError as error:
-                log.warning("agent.leftover_stays", life=str(one.life), error=error.message)
+            await self._strays.remove(one)  # the sweep tries again
         for kernel_id in plan.ended:
             driver = self._kernels[kernel_id]
             driver.ended.set()
@@ -268,20 +265,34 @@ class Agent(KernelAccess):
             driver.container_ended(life)
 
     async def _sweep_for_ever(self) -> None:
-        """Find ends that nobody told of; slow, since the backend's own news come first."""
+        """Find ends that nobody told of, and what came late; slow, since the backend's own news come first."""
         while True:
             await asyncio.sleep(SWEEP_INTERVAL_S)
             try:
-                candidates = [d.record.life for d in self._kernels.values() if d.record.status is Status.RUNNING]
-                if candidates:
-                    found = await self._offload.slow(self._backend.list_own)
-                    running = {one.life for one in found if one.is_running}
-                    for life in candidates:
-                        if life not in running:
-                            self._container_ended(life)
+                await self._sweep()
+                await self._offload.slow(self._spares.clear_unknown)
                 await self._offload.quick(self._downloads.expire)
             except Exception as error:  # noqa: BLE001 - the next sweep tries again
                 log.warning("agent.sweep_failed", error=str(error)[:300])
+
+    async def _sweep(self) -> None:
+        candidates = [d.record.life for d in self._kernels.values() if d.record.status is Status.RUNNING]
+        found = await self._offload.slow(self._backend.list_own)
+        running = {one.life for one in found if one.is_running}
+        for life in candidates:
+            if life not in running:
+                self._container_ended(life)
+        leftovers, strays = unexplained({kernel_id: d.record for kernel_id, d in self._kernels.items()}, found)
+        came = self._second_look.confirmed([*leftovers, *(one for lives in strays.values() for one in lives)])
+        for one in came:
+            log.warning("agent.late_life", life=str(one.life), has_record=one.life.kernel_id in self._kernels)
+        for fact in self._strays.add(
+            {kernel_id: [o for o in lives if o in came] for kernel_id, lives in strays.items()}
+        ):
+            self._facts.put(fact)
+        for one in leftovers:
+            if one in came:
+                await self._strays.remove(one)
 
     # ── what the Manager asks ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -323,6 +334,8 @@ class Agent(KernelAccess):
                 raise said from error
             raise Unavailable(f"the node cannot record the order: {error}") from error
         for driver in drivers:
+            for one in self._strays.adopt(driver.record.life):
+                await self._strays.remove(one)  # the sweep tries again
             self._launch(driver)
 
     def _new_driver(self, spec: KernelSpec) -> KernelDriver:
@@ -375,31 +388,10 @@ class Agent(KernelAccess):
 
     async def _end_stray(self, kernel_id: KernelId, reason: Reason) -> None:
         """End whatever there is of a kernel that we have no record of, and tell that nothing is left."""
-        attempt = 0
-        for one in self._strays.get(kernel_id, ()):
-            attempt = max(attempt, one.life.attempt)
-            while True:
-                try:
-                    await self._offload.slow(self._backend.stop, one.life, 0.0)
-                    gang = SessionId(one.session_id) if one.session_id else None
-                    await self._offload.slow(self._backend.remove, one.life, gang)
-                    break
-                except BackendError as error:
-                    log.warning("agent.stray_stays", life=str(one.life), error=error.message)
-                    await asyncio.sleep(1)
-        self._strays.pop(kernel_id, None)
+        attempt = await self._strays.end(kernel_id)
         if is_uuid(kernel_id) and kernel_id not in self._kernels:
             await self._offload.slow(self._journal.forget, kernel_id)
-        self._facts.put(
-            KernelFact(
-                kernel_id=kernel_id,
-                session_id="",
-                status=Status.TERMINATED,
-                reason=reason.value,
-                message="nothing of this kernel is on the node",
-                attempt=attempt,
-            )
-        )
+        self._facts.put(end_of_stray(kernel_id, reason, attempt))
 
     async def restart_kernels(self, kernel_ids: Sequence[KernelId], epoch: int) -> None:
         for kernel_id in kernel_ids:
@@ -443,18 +435,7 @@ class Agent(KernelAccess):
         facts = [
             await self._offload.quick(self._with_log, d.fact()) if d.record.has_ended else d.fact() for d in drivers
         ]
-        for kernel_id, strays in self._strays.items():
-            newest = max(strays, key=lambda one: (one.life.attempt, one.life.epoch))
-            facts.append(
-                KernelFact(
-                    kernel_id=kernel_id,
-                    session_id=newest.session_id,
-                    status=Status.RUNNING,
-                    message="found on the node without a record",
-                    container_id=newest.container_id,
-                    attempt=newest.life.attempt,
-                )
-            )
+        facts += self._strays.facts()
         return Inspection(agent_id=self._id, incarnation=self._incarnation, kernels=tuple(facts))
 
     async def acknowledge(self, kernel_ids: Sequence[KernelId]) -> None:

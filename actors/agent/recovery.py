@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from actors.agent.backends.base import Found, Life
@@ -40,15 +40,23 @@ def plan_recovery(records: Sequence[KernelRecord], found: Sequence[Found]) -> Pl
             to_adopt[kernel_id] = by_life.get(record.life) or _gone(record.life)
         else:
             to_make.append(kernel_id)
+    leftovers, strays = unexplained(by_kernel, found)
+    return Plan(tuple(ended), tuple(to_make), to_adopt, tuple(leftovers), strays)
+
+
+def unexplained(
+    records: Mapping[KernelId, KernelRecord], found: Iterable[Found]
+) -> tuple[list[Found], dict[KernelId, list[Found]]]:
+    """Return the lives that a record has moved on from, and those without any record."""
     leftovers: list[Found] = []
     strays: dict[KernelId, list[Found]] = {}
     for one in found:
-        owner = by_kernel.get(one.life.kernel_id)
+        owner = records.get(one.life.kernel_id)
         if owner is None:
             strays.setdefault(one.life.kernel_id, []).append(one)
         elif owner.life != one.life or owner.has_ended:
             leftovers.append(one)
-    return Plan(tuple(ended), tuple(to_make), to_adopt, tuple(leftovers), strays)
+    return leftovers, strays
 
 
 def _runs(found: Found | None) -> bool:

@@ -35,13 +35,15 @@ class SparePool:
             uid: The user that they run as.
             clock: Seconds that do not go back.
         """
-        self._backend = backend if isinstance(backend, SupportsSpares) and size > 0 else None
+        self._maker = backend if isinstance(backend, SupportsSpares) else None
+        self._backend = self._maker if size > 0 else None
         self._size = size
         self._uid = uid
         self._clock = clock
         self._demand = Demand()
         self._images: dict[str, PreparedImage] = {}
         self._spares: list[Spare] = []
+        self._being_handed_over: set[str] = set()
         self._lock = threading.Lock()
         self._maintaining = threading.Lock()
         self._is_closed = False
@@ -56,9 +58,20 @@ class SparePool:
 
     def clear_old(self) -> None:
         """Remove the spares of an earlier agent: what became of them in between is not known."""
-        if isinstance(self._backend, SupportsSpares):
-            for spare in self._backend.list_spares():
-                self._remove(spare)
+        for spare in self._maker.list_spares() if self._maker is not None else ():
+            self._remove(spare)
+
+    def clear_unknown(self) -> None:
+        """Remove spares that came after :meth:`clear_old`: an engine may be slow to do what a killed agent asked."""
+        if self._maker is None:
+            return
+        with self._maintaining:  # none is being made
+            with self._lock:  # before the list: what is handed over meanwhile is on neither or on both
+                known = {spare.name for spare in self._spares} | self._being_handed_over
+            for spare in self._maker.list_spares():
+                if spare.name not in known:
+                    log.warning("spare.late", spare=spare.name)
+                    self._remove(spare)
 
     def start(self, launch: Launch) -> str | None:
         """Start a life from a spare; returns its container id, or ``None`` when it must be made the usual way."""
@@ -71,10 +84,13 @@ class SparePool:
             except BackendError as error:
                 log.warning("spare.not_handed_over", life=str(launch.life), error=error.message)
                 container_id = None
+            if container_id is None:
+                self._remove(spare)
+            with self._lock:
+                self._being_handed_over.discard(spare.name)
             if container_id is not None:
                 self.handed_over += 1
                 return container_id
-            self._remove(spare)
         self.missed += 1
         return None
 
@@ -87,6 +103,7 @@ class SparePool:
             for spare in self._spares:
                 if spare.image_id == image.id:
                     self._spares.remove(spare)
+                    self._being_handed_over.add(spare.name)
                     return spare
         return None
 
@@ -142,9 +159,9 @@ class SparePool:
         return len(spares)
 
     def _remove(self, spare: Spare) -> None:
-        if self._backend is None:
+        if self._maker is None:
             return
         try:
-            self._backend.remove_spare(spare)
-        except BackendError as error:  # the next agent's :meth:`clear_old` tries again
+            self._maker.remove_spare(spare)
+        except BackendError as error:  # :meth:`clear_unknown` tries again
             log.warning("spare.not_removed", spare=spare.name, error=error.message)

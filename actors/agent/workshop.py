@@ -76,6 +76,7 @@ def launch_life(shop: Workshop, record: KernelRecord, image: PreparedImage) -> L
         pids_limit=shop.settings.agent.pids_limit,
         uid=record.uid,
         output_buffer_bytes=shop.settings.agent.output_buffer_bytes,
+        runtime=image.runtime_for(spec.runtime),
     )
     log.info("kernel.launched", session_id=spec.session_id, kernel_id=spec.kernel_id, called_at=time.time())
     container_id = shop.spares.start(launch)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
@@ -18,8 +19,9 @@ from backendai_ray.core.errors import BackendError, Conflict, NameInUse, StoreUn
 from backendai_ray.core.ids import SessionId
 from backendai_ray.core.lifecycle import Effect, Event, StatusChange, TerminateRequested, step
 from backendai_ray.core.sessions import Reason, Session
-from backendai_ray.store import Batch, KernelLog
+from backendai_ray.store import Batch, KernelLog, UsageRecord
 
+from .accounting import charges_of
 from .dependencies import note_dependencies
 from .orders import Orders
 from .ports import Clock, ManagerStore, Relay
@@ -93,9 +95,9 @@ class Journal:
             yield
 
     async def commit(self, batch: Batch) -> None:
-        """Commit, and remember it when the outcome is not known."""
+        """Commit, with what the sessions are charged for; remember it when the outcome is not known."""
         try:
-            await self._store.commit(batch)
+            await self._store.commit(self._with_charges(batch))
         except NameInUse:
             raise
         except (StoreUnavailable, Conflict) as exc:
@@ -104,6 +106,15 @@ class Journal:
             raise
         if self._relay is not None and batch.changes:
             self._relay.wake()
+
+    def _with_charges(self, batch: Batch) -> Batch:
+        """Add the usage that follows from the new records: it is stored with them or not at all."""
+        usage = tuple(
+            UsageRecord(resource_group=after.spec.resource_group, charge=charge)
+            for after in batch.sessions
+            for charge in charges_of(self._world.book.live.get(after.id), after)
+        )
+        return replace(batch, usage=usage) if usage else batch
 
     def take_effect(self, before: Session | None, after: Session) -> None:
         """Replace a record in memory after its commit."""

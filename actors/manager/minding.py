@@ -15,6 +15,7 @@ from backendai_ray.core.errors import BackendError
 from backendai_ray.core.ids import AgentId, SessionId
 from backendai_ray.core.lifecycle import AgentLost, DeadlineExpired
 from backendai_ray.core.sessions import STARTING, Session, Status
+from backendai_ray.core.usage import DAY_S, LOOKBACK_S
 from backendai_ray.store import Batch
 
 from .journal import Journal, all_of
@@ -239,6 +240,7 @@ class Minder:
         if now >= self._next_forget:
             self._next_forget = now + FORGET_EVERY_S
             await self._store.sweep_idempotency(now)
+            await self._store.sweep_usage(now - LOOKBACK_S - DAY_S)
             await self._store.sweep_scheduling(now - self._settings.scheduling_history_keep_s)
 
 

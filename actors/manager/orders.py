@@ -26,7 +26,6 @@ from backendai_ray.core.lifecycle import (
     UpdateRoute,
 )
 from backendai_ray.core.sessions import (
-    STARTING,
     TERMINAL,
     KernelSpec,
     Reason,
@@ -359,7 +358,8 @@ class Orders:
             return False
         match order:
             case Create(spec):
-                return spec.attempt == session.attempt and kernel.status in STARTING
+                # For one that runs already, this is how an agent that has lost its record gets it back.
+                return spec.attempt == session.attempt and kernel.status is not Status.TERMINATING
             case Destroy():
                 return order.attempt == session.attempt
             case Restart():

@@ -8,6 +8,7 @@ from actors.contracts import Keypair, SokovanContract
 from backendai_ray.config import ManagerSettings, Settings
 from backendai_ray.core.ids import ResourceGroupName
 from backendai_ray.core.lifecycle import Deadlines
+from backendai_ray.core.usage import LOOKBACK_S
 
 from .bootstrap import load_first_keypair, load_groups
 from .chronicle import Chronicle
@@ -115,6 +116,8 @@ async def _load_world(world: World, store: ManagerStore, settings: Settings, clo
     world.groups.update(await load_groups(store, settings.scheduler))
     world.allowances.limits.update({quota.scope: quota.limits for quota in await store.quotas()})
     now = clock()
+    for used in await store.usage(now - LOOKBACK_S):
+        world.usage_of(used.resource_group).add([used.charge])
     for record in await store.agents():
         world.nodes.restore(record, now)
     for ended in reversed(await store.recently_ended(REMEMBERED_ENDS)):

@@ -11,7 +11,15 @@ from backendai_ray.core.lifecycle import StatusChange
 from backendai_ray.core.reports import NodeReport
 from backendai_ray.core.scheduling_history import SchedulingEntry
 from backendai_ray.core.sessions import Session
-from backendai_ray.store import AgentRecord, Batch, GroupRecord, IdempotencyRecord, KeypairRecord, QuotaRecord
+from backendai_ray.store import (
+    AgentRecord,
+    Batch,
+    GroupRecord,
+    IdempotencyRecord,
+    KeypairRecord,
+    QuotaRecord,
+    UsageRecord,
+)
 
 Clock = Callable[[], float]
 """Unix seconds."""
@@ -48,6 +56,8 @@ class ManagerStore(Protocol):
     async def agents(self) -> list[AgentRecord]: ...
     async def groups(self) -> list[GroupRecord]: ...
     async def quotas(self) -> list[QuotaRecord]: ...
+    async def usage(self, since: float) -> list[UsageRecord]: ...
+    async def sweep_usage(self, before: float) -> int: ...
     async def dependents(self, session_id: str) -> list[SessionId]: ...
     async def close(self) -> None: ...
 

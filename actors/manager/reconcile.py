@@ -8,6 +8,8 @@ should be there         is there                           done
 on its way              no                                 the order to make it is given again
 on its way              running                            it has started
 running                 no                                 it has ended: container lost
+running                 running, but the agent has no      the order to make it is given again, which finds it
+                        record of it
 being ended             yes                                the order to end it is given again
 being ended             no                                 it has ended (unless an order to make it is under way)
 any                     ended                              it has ended; then the agent may forget it
@@ -215,7 +217,7 @@ class Reconciler:
         jobs = []
         for session in self._world.book.on_agent(agent_id):
             missing = judge_missing(session, agent_id, before, inspection.kernels)
-            self._orders.create(session, set(missing.create))
+            self._orders.create(session, {*missing.create, *_unrecorded(session, agent_id, inspection.kernels)})
             if redrive or session.status in (Status.TERMINATING, Status.RESTARTING):
                 self._orders.redrive(session)
             else:
@@ -236,6 +238,17 @@ class Reconciler:
         node.is_away = False
         node.lost_at = None
         self.publish(node)
+
+
+def _unrecorded(session: Session, agent_id: AgentId, there: Sequence[KernelFact]) -> set[KernelId]:
+    """Return the kernels that run but whose record the agent has lost: the same order again makes it one, and no more.
+
+    One that is being restarted is made first, as the life that it is to become.
+    """
+    unknown = {fact.kernel_id for fact in there if not fact.has_record and fact.attempt == session.attempt}
+    kept = (*STARTING, Status.RUNNING, Status.RESTARTING)
+    mine = (kernel for kernel in session.kernels if kernel.agent_id == agent_id and kernel.status in kept)
+    return {kernel.id for kernel in mine if kernel.id in unknown}
 
 
 def _end(session: Session, kernel_id: KernelId, reason: Reason, message: str, cause: str, now: float) -> KernelEnded:

@@ -59,9 +59,14 @@ def holds_devices(kernel: Kernel) -> bool:
     return kernel.agent_id is not None and kernel.status not in TERMINAL
 
 
-def running_kernel(
-    session: Session, kernel: Kernel, placed_at: float, *, expected_s: float | None = None
-) -> RunningKernel:
+def placed_at(session: Session, kernel: Kernel) -> float:
+    """Return since when a kernel holds its devices; records of an older version say only roughly when."""
+    if kernel.placed_at is not None:
+        return kernel.placed_at
+    return session.status_at if kernel.started_at is None else kernel.started_at
+
+
+def running_kernel(session: Session, kernel: Kernel, *, expected_s: float | None = None) -> RunningKernel:
     """Return a kernel that holds devices as the scheduler sees it."""
     if kernel.agent_id is None:
         raise ValueError(f"kernel {kernel.id} is not placed")
@@ -76,7 +81,7 @@ def running_kernel(
         user=session.spec.user,
         allocation=kernel.allocation,
         priority=session.spec.priority,
-        placed_at=placed_at,
+        placed_at=placed_at(session, kernel),
         time_limit_s=_time_limit_s(session),
         expected_s=expected_s,
         preemptible=session.spec.type is not SessionType.SYSTEM,
@@ -106,6 +111,7 @@ def kernel_spec(session: Session, kernel: Kernel) -> KernelSpec:
         shmem_bytes=spec.shmem_bytes,
         environ=spec.environ,
         bootstrap_script=spec.bootstrap_script,
+        runtime=spec.runtime,
         preopen_ports=spec.preopen_ports,
         epoch=session.epoch,
         attempt=session.attempt,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from backendai_ray.core.ids import AgentId, KernelId, ResourceGroupName, SessionId
+from backendai_ray.core.ids import AgentId, ResourceGroupName, SessionId
 from backendai_ray.core.lifecycle import Deadlines
 from backendai_ray.core.quotas import Limits, Scope
 from backendai_ray.core.run_times import RunTimes
@@ -25,10 +25,13 @@ from backendai_ray.core.scheduling import (
     RunningKernel,
     SessionQueued,
     SessionUnqueued,
+    UsageChanged,
 )
 from backendai_ray.core.sessions import Kernel, Session, SessionSpec, Status
+from backendai_ray.core.usage import UsageLedger
 from backendai_ray.store import GroupRecord
 
+from .accounting import charges_of, freed_at, freed_kernels
 from .allowances import Allowances
 from .book import Book
 from .changelog import ChangeLog
@@ -55,8 +58,8 @@ class World:
         self.groups: dict[ResourceGroupName, GroupRecord] = {}
         self.notes: dict[SessionId, str] = {}
         """Why a pending session waits, in the words of the last pass; of one that starts, how far its agent is."""
+        self._usage: dict[ResourceGroupName, UsageLedger] = {}
         self._logs: dict[ResourceGroupName, ChangeLog] = {}
-        self._placed_at: dict[KernelId, float] = {}
         self._avoid: dict[SessionId, dict[AgentId, None]] = {}
 
     # ── sessions ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -152,16 +155,15 @@ class World:
         new = {k.id: k for k in after.kernels if holds_devices(k)}
         self.allowances.free(old.keys() - new.keys())
         self.allowances.hold(after, new)
-        for kernel_id in old.keys() - new.keys():
-            self.ledger.release(kernel_id)
-            self._placed_at.pop(kernel_id, None)
-            self._note(after, KernelFreed(kernel_id))
+        self.usage_of(after.spec.resource_group).add(charges_of(before, after))
+        for _, freed in freed_kernels(before, after):
+            self.ledger.release(freed.id)
+            self._note(after, KernelFreed(freed.id, freed_at(after, freed)))
         for kernel_id, kernel in new.items():
             if kernel_id in old or kernel.agent_id is None:
                 continue
             self.ledger.adopt(kernel_id, kernel.agent_id, kernel.allocation)
-            self._placed_at[kernel_id] = after.status_at
-            self._note(after, KernelHeld(self._running(after, kernel, after.status_at)))
+            self._note(after, KernelHeld(self._running(after, kernel)))
         return bool(old.keys() - new.keys())
 
     def _publish_ending(self, session: Session) -> None:
@@ -193,8 +195,8 @@ class World:
         expected_s = self.expected_s(session.spec)
         return SessionQueued(pending_session(session, waiting_for=waiting_for, avoid=avoid, expected_s=expected_s))
 
-    def _running(self, session: Session, kernel: Kernel, placed_at: float) -> RunningKernel:
-        return running_kernel(session, kernel, placed_at, expected_s=self.expected_s(session.spec))
+    def _running(self, session: Session, kernel: Kernel) -> RunningKernel:
+        return running_kernel(session, kernel, expected_s=self.expected_s(session.spec))
 
     def expected_s(self, spec: SessionSpec) -> float | None:
         """Return how long a session will probably run."""
@@ -229,6 +231,10 @@ class World:
             self.log(group).add(NodeGone(node.agent_id))
             node.published = None
 
+    def usage_of(self, group: ResourceGroupName) -> UsageLedger:
+        """Return what sessions that have ended used in a group."""
+        return self._usage.setdefault(group, UsageLedger())
+
     # ── the scheduler's view ──────────────────────────────────────────────────────────────────────────────────────
 
     def log(self, group: ResourceGroupName) -> ChangeLog:
@@ -249,6 +255,8 @@ class World:
                 yield NodeChanged(node.agent_id, node.published[0], node.handle)
         for scope in self.allowances.limits:
             yield QuotaChanged(self.allowances.quota(scope, group))
+        for account, usage in self.usage_of(group).view().items():
+            yield UsageChanged(account, usage)
         sessions = [s for s in self.book.live.values() if s.spec.resource_group == group]
         sessions.sort(key=lambda session: (session.created_at, session.id))
         for session in sessions:
@@ -256,5 +264,4 @@ class World:
                 yield self._queued(session)
             for kernel in session.kernels:
                 if holds_devices(kernel):
-                    placed_at = self._placed_at.get(kernel.id, session.status_at)
-                    yield KernelHeld(self._running(session, kernel, placed_at))
+                    yield KernelHeld(self._running(session, kernel))

@@ -9,11 +9,12 @@ from typing import Any
 
 from actors.contracts import AgentContract, ExecuteRequest, FileEntry, Inspection, Route, Transfer
 from backendai_ray.core.allocator import DeviceMap
-from backendai_ray.core.devices import Device
+from backendai_ray.core.devices import Allocation, Device
 from backendai_ray.core.errors import AgentUnavailable, KernelNotFound, UnsupportedByImage
 from backendai_ray.core.execution import RunOutput
 from backendai_ray.core.ids import AgentId, DeviceId, KernelId, ResourceGroupName
 from backendai_ray.core.reports import DeviceTable, KernelFact, NodeReport
+from backendai_ray.core.runtimes import BUILT_IN, Runtime
 from backendai_ray.core.sessions import TERMINAL, KernelSpec, Reason, Status
 from backendai_ray.core.slots import CPU, MEM
 
@@ -83,6 +84,11 @@ class FakeAgent(AgentContract):
         self._held.release(kernel_id)
         return self._set(replace(self.kernels[kernel_id], status=Status.TERMINATED, reason=reason.value, **more))
 
+    def lose_record(self, kernel_id: KernelId) -> KernelFact:
+        """The container runs on, and the agent knows no more of it than that."""
+        self._held.release(kernel_id)
+        return self._set(replace(self.kernels[kernel_id], allocation=Allocation(), has_record=False))
+
     def finish_startup(self, kernel_id: KernelId, exit_code: int) -> KernelFact:
         """The startup command has ended."""
         return self._set(replace(self.kernels[kernel_id], startup_exit_code=exit_code))
@@ -125,7 +131,7 @@ class FakeAgent(AgentContract):
         new: list[KernelFact] = []
         for spec in specs:
             known = self.kernels.get(spec.kernel_id)
-            if known is not None and known.attempt >= spec.attempt:
+            if known is not None and known.has_record and known.attempt >= spec.attempt:
                 continue
             self._held.hold(spec.kernel_id, spec.allocation)  # raises when a device is held twice
             self.specs[spec.kernel_id] = spec
@@ -179,6 +185,10 @@ class FakeAgent(AgentContract):
     async def drop_spares(self) -> int:
         await self._arrive("drop_spares", None)
         return 0
+
+    async def runtimes(self, image: str) -> Sequence[Runtime]:
+        await self._arrive("runtimes", image)
+        return BUILT_IN
 
     async def inspect(self) -> Inspection:
         await self._arrive("inspect", None)

@@ -11,7 +11,16 @@ from backendai_ray.core.lifecycle import StatusChange
 from backendai_ray.core.quotas import Scope
 from backendai_ray.core.scheduling_history import KEPT, SchedulingEntry
 from backendai_ray.core.sessions import Session
-from backendai_ray.store import AgentRecord, Batch, GroupRecord, IdempotencyRecord, KeypairRecord, QuotaRecord
+from backendai_ray.core.usage import HOUR_S
+from backendai_ray.store import (
+    AgentRecord,
+    Batch,
+    GroupRecord,
+    IdempotencyRecord,
+    KeypairRecord,
+    QuotaRecord,
+    UsageRecord,
+)
 
 
 class MemoryStore:
@@ -26,6 +35,7 @@ class MemoryStore:
         self.agent_records: dict[AgentId, AgentRecord] = {}
         self.group_records: dict[ResourceGroupName, GroupRecord] = {}
         self.quota_records: dict[Scope, QuotaRecord] = {}
+        self.usage_records: list[UsageRecord] = []
         self.scheduling: dict[tuple[SessionId, int], SchedulingEntry] = {}
         self.commits: list[Batch] = []
         self.is_away = False
@@ -43,6 +53,7 @@ class MemoryStore:
         self.keypair_records.update({record.access_key: record for record in batch.keypairs})
         self.agent_records.update({record.agent_id: record for record in batch.agents})
         self.group_records.update({record.name: record for record in batch.groups})
+        self.usage_records.extend(batch.usage)
         self.quota_records.update({record.scope: record for record in batch.quotas})
         for entry in batch.scheduling:
             self.scheduling[entry.session_id, entry.number % KEPT] = entry
@@ -163,6 +174,16 @@ class MemoryStore:
     async def quotas(self) -> list[QuotaRecord]:
         await self._arrive()
         return [record for record in self.quota_records.values() if record.limits]
+
+    async def usage(self, since: float) -> list[UsageRecord]:
+        await self._arrive()
+        return [record for record in self.usage_records if record.charge.hour >= since - HOUR_S]
+
+    async def sweep_usage(self, before: float) -> int:
+        await self._arrive()
+        kept = [record for record in self.usage_records if record.charge.hour >= before]
+        dropped, self.usage_records = len(self.usage_records) - len(kept), kept
+        return dropped
 
     async def dependents(self, session_id: str) -> list[SessionId]:
         await self._arrive()

@@ -11,6 +11,7 @@ from actors.contracts import Keypair
 from backendai_ray.api.schemas.create import CreateSession, SessionConfig
 from backendai_ray.core.errors import Forbidden, InvalidParameter
 from backendai_ray.core.ids import AccessKey, AgentId, ResourceGroupName, SessionId, parse_agent_id, parse_session_name
+from backendai_ray.core.runtimes import parse_runtime
 from backendai_ray.core.sessions import ClusterMode, DependencyFailure, SessionSpec, SessionType
 from backendai_ray.core.slots import CPU, MEM, ResourceSlots, parse_amount
 
@@ -64,7 +65,7 @@ def to_core(
         project=_own(body.group, keypair.project, keypair, "group"),
         user=keypair.user,
         type=SessionType(body.type),
-        image=_image(body.image),
+        image=parse_image(body.image),
         architecture=_plain_text(body.architecture, "architecture"),
         resource_group=_resource_group(config),
         slots=slots,
@@ -74,6 +75,7 @@ def to_core(
         environ=_environ(config),
         startup_command=_startup_command(body),
         bootstrap_script=_no_nul(body.bootstrap_script, "bootstrap_script"),
+        runtime=parse_runtime(body.runtime),
         batch_timeout_s=_limit_s(body.batch_timeout, "batch_timeout"),
         priority=body.priority,
         requeue=body.requeue,
@@ -174,7 +176,12 @@ def _own(given: str | None, own: str, keypair: Keypair, field: str) -> str:
     return _plain_text(given, field) or own
 
 
-def _image(text: str) -> str:
+def parse_image(text: str) -> str:
+    """Return an image's name.
+
+    Raises:
+        InvalidParameter: it cannot be one.
+    """
     image = text.strip()
     if not _IMAGE.fullmatch(image):
         raise InvalidParameter(f"image: {text[:80]!r} is no image name", field="image")

@@ -131,6 +131,23 @@ def nodes_command(as_json: bool) -> None:
     output_for(as_json).table(columns, rows, empty="No node has joined yet.")
 
 
+@click.command("runtimes")
+@click.argument("image")
+@options.json_option
+def runtimes_command(image: str, as_json: bool) -> None:
+    """List what can run code in IMAGE: Python, the shell, and the Jupyter kernels that the image has.
+
+    \b
+    bai runtimes my-r-image
+    bai run my-r-image --runtime ir -c 'mean(c(1, 2, 3))'
+    """
+    with options.make_client() as client:
+        runtimes = client.runtimes(image)
+    rows = [{**one.model_dump(mode="json"), "default": "yes" if one.is_default else ""} for one in runtimes]
+    columns = (("RUNTIME", "name"), ("LANGUAGE", "language"), ("TITLE", "title"), ("DEFAULT", "default"))
+    output_for(as_json).table(columns, rows, empty="No code can be run in it.")
+
+
 @click.command("groups")
 @options.json_option
 def groups_command(as_json: bool) -> None:

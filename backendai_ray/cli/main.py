@@ -69,6 +69,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "dependencies": ("backendai_ray.cli.inspection", "Show what a session depends on."),
     "events": ("backendai_ray.cli.inspection", "Follow what happens to sessions."),
     "nodes": ("backendai_ray.cli.inspection", "List the nodes and what is free on them."),
+    "runtimes": ("backendai_ray.cli.inspection", "List what can run code in an image."),
     "groups": ("backendai_ray.cli.inspection", "List the resource groups and how they are scheduled."),
     "quota": ("backendai_ray.cli.quotas", "List, set and remove quotas."),
     "simulate": ("backendai_ray.cli.simulation", "Replay a trace under scheduling policies, in virtual time."),

@@ -66,6 +66,9 @@ def creation_options(command: _F) -> _F:
             help="Whether a gang's containers must share a node.",
         ),
         click.option("--bootstrap", help="A shell script to run in each container first."),
+        click.option(
+            "--runtime", help="What runs its code: python, shell, or a Jupyter kernel of the image (see bai runtimes)."
+        ),
         click.option("--shmem", help="Size of /dev/shm, such as 64m."),
         click.option("--priority", type=int, help="Higher starts earlier."),
         click.option(

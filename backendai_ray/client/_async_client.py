@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from backendai_ray.client._config import ClientConfig, load_config
 from backendai_ray.client._events import read_events
-from backendai_ray.client._models import Event, GroupInfo, NodeInfo, QuotaInfo
+from backendai_ray.client._models import Event, GroupInfo, NodeInfo, QuotaInfo, RuntimeInfo
 from backendai_ray.client._sessions import AsyncSessions
 
 if TYPE_CHECKING:
@@ -90,6 +90,15 @@ class AsyncClient:
         """Return the nodes and what is free on them."""
         answer = await self._transport.json("GET", "/agents")
         return [NodeInfo.model_validate(one) for one in answer["items"]]
+
+    async def runtimes(self, image: str) -> list[RuntimeInfo]:
+        """Return what can run code in an image, the default first.
+
+        Raises:
+            ImageNotFound: no node has it.
+        """
+        answer = await self._transport.json("GET", "/runtimes", params={"image": image})
+        return [RuntimeInfo.model_validate(one) for one in answer["items"]]
 
     async def groups(self) -> list[GroupInfo]:
         """Return the resource groups, how each is scheduled, and what is wrong with that."""

@@ -25,6 +25,7 @@ class Creation(TypedDict, total=False):
     env: Mapping[str, str] | None
     startup_command: str | None
     bootstrap_script: str | None
+    runtime: str | None
     batch_timeout_s: float | None
     priority: int | None
     requeue: bool | None
@@ -63,6 +64,7 @@ def creation_body(image: str, **asked: Unpack[Creation]) -> dict[str, Any]:
         "clusterMode": str(asked.get("cluster_mode", ClusterMode.SINGLE_NODE)),
         "startupCommand": asked.get("startup_command"),
         "bootstrap_script": asked.get("bootstrap_script"),
+        "runtime": asked.get("runtime"),
         "batch_timeout": asked.get("batch_timeout_s"),
         "priority": asked.get("priority"),
         "requeue": asked.get("requeue"),

@@ -263,6 +263,15 @@ class NodeInfo(_Record):
     """Why nothing new is placed there, when nothing is."""
 
 
+class RuntimeInfo(_Record):
+    """What can run code in an image: ``python``, ``shell``, or a Jupyter kernel."""
+
+    name: str
+    language: Text = ""
+    title: Text = ""
+    is_default: bool = Field(False, validation_alias=_named("is_default", "isDefault"))
+
+
 class GroupInfo(_Record):
     """A resource group and how it is scheduled."""
 

@@ -41,6 +41,7 @@ class AsyncSessions:
         env: Mapping[str, str] | None = None,
         startup_command: str | None = None,
         bootstrap_script: str | None = None,
+        runtime: str | None = None,
         batch_timeout_s: float | None = None,
         priority: int | None = None,
         requeue: bool | None = None,
@@ -73,6 +74,7 @@ class AsyncSessions:
             env: Environment variables.
             startup_command: The shell command of a batch session.
             bootstrap_script: Run in each container before anything else.
+            runtime: What runs its cells: ``python``, ``shell``, or a Jupyter kernel of the image such as ``ir``.
             batch_timeout_s: How long the startup command may take.
             priority: Higher starts earlier.
             requeue: Whether it may be ended and run again from its beginning when a more important session needs the
@@ -111,6 +113,7 @@ class AsyncSessions:
             env=env,
             startup_command=startup_command,
             bootstrap_script=bootstrap_script,
+            runtime=runtime,
             batch_timeout_s=batch_timeout_s,
             priority=priority,
             requeue=requeue,

@@ -224,6 +224,7 @@ class Client(_Face[AsyncClient]):
     groups = _plain(AsyncClient.groups)
     hello = _plain(AsyncClient.hello)
     quotas = _plain(AsyncClient.quotas)
+    runtimes = _plain(AsyncClient.runtimes)
     set_quota = _plain(AsyncClient.set_quota)
     remove_quota = _plain(AsyncClient.remove_quota)
 

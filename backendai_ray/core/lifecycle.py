@@ -270,6 +270,7 @@ def _placed(session: Session, event: Placed) -> tuple[Session, tuple[Effect, ...
             reason=Reason.PLACED,
             agent_id=event.where[kernel.id][0],
             allocation=event.where[kernel.id][1],
+            placed_at=event.now,
         )
         for kernel in session.kernels
     )

@@ -106,3 +106,5 @@ class KernelFact:
     startup_timed_out: bool = False
     log_tail: bytes = b""
     """Of an ended kernel: the end of what its container printed, bounded by the agent."""
+    has_record: bool = True
+    """False for a container that the agent found and knows nothing else of; who wants it gives the order again."""

@@ -17,6 +17,7 @@ from .ids import AccessKey, AgentId, KernelId, ResourceGroupName, SessionId
 from .quotas import Quota
 from .sessions import ClusterMode, SessionType
 from .slots import ResourceSlots
+from .usage import Account, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +112,8 @@ class Snapshot:
     """Sorted by agent id."""
     quotas: Sequence[Quota] = ()
     """The limits that bind sessions; those of a scope that nobody here is in do no harm."""
+    usage: Mapping[Account, Usage] = field(default_factory=dict)
+    """What sessions that have ended used in this group, by account; an account's is the same object while it stands."""
 
 
 class RefusalCode(StrEnum):
@@ -278,6 +281,8 @@ class KernelFreed:
     """A kernel's devices are free again."""
 
     kernel_id: KernelId
+    at: float = 0.0
+    """Since when, Unix seconds: its account is charged until then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +304,14 @@ class NodeGone:
 
 
 @dataclass(frozen=True, slots=True)
+class UsageChanged:
+    """What sessions of an account that have ended used; replaces what was known. Kernels freed later add to it."""
+
+    account: Account
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
 class QuotaChanged:
     """A quota was set, or its scope holds more or less in other groups; without limits it is no more."""
 
@@ -306,7 +319,15 @@ class QuotaChanged:
 
 
 Change = (
-    SessionQueued | SessionUnqueued | KernelHeld | KernelEnding | KernelFreed | NodeChanged | NodeGone | QuotaChanged
+    SessionQueued
+    | SessionUnqueued
+    | KernelHeld
+    | KernelEnding
+    | KernelFreed
+    | NodeChanged
+    | NodeGone
+    | QuotaChanged
+    | UsageChanged
 )
 
 

@@ -118,6 +118,8 @@ class SessionSpec:
     environ: Mapping[str, str] = field(default_factory=dict)
     startup_command: str = ""
     bootstrap_script: str = ""
+    runtime: str = ""
+    """What runs its cells; empty: the image's default."""
     batch_timeout_s: float | None = None
     priority: int = 10
     starts_at: float | None = None
@@ -153,6 +155,8 @@ class Kernel:
     allocation: Allocation = Allocation()
     container_id: str = ""
     exit_code: int | None = None
+    placed_at: float | None = None
+    """Since when it holds its devices."""
     started_at: float | None = None
     terminated_at: float | None = None
 
@@ -247,6 +251,7 @@ class KernelSpec:
     shmem_bytes: int
     environ: Mapping[str, str]
     bootstrap_script: str = ""
+    runtime: str = ""
     preopen_ports: tuple[int, ...] = ()
     epoch: int = 0
     attempt: int = 1

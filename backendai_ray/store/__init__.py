@@ -9,6 +9,7 @@ from .records import (
     KeypairRecord,
     OutboxEvent,
     QuotaRecord,
+    UsageRecord,
 )
 from .store import Store
 
@@ -22,4 +23,5 @@ __all__ = [
     "OutboxEvent",
     "QuotaRecord",
     "Store",
+    "UsageRecord",
 ]

@@ -10,17 +10,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Table, bindparam, delete, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Table, bindparam, delete, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from backendai_ray.core.errors import BackendError, Conflict, IdempotencyMismatch, InternalError, NameInUse
 from backendai_ray.core.sessions import Session
 
 from . import reads, rows, tables
-from .records import Batch
+from .records import Batch, UsageRecord
 
 _Row = rows.Row
 _OwnedName = tuple[str, str]
+_UsageKey = tuple[str, str, str, str, str, int]
 
 
 @dataclass(slots=True)
@@ -59,6 +60,8 @@ class GroupWrite:
     history: list[_Row] = field(default_factory=list)
     records: dict[Table, dict[Any, _Row]] = field(default_factory=dict)
     """Other tables: primary key → row."""
+    usage: dict[_UsageKey, float] = field(default_factory=dict)
+    """What is added to the usage that is stored."""
 
 
 def judge(connection: Connection, batches: Sequence[Batch], last_event: int) -> GroupWrite:
@@ -87,6 +90,9 @@ def write(connection: Connection, group: GroupWrite) -> None:
         connection.execute(tables.history.insert(), group.history)
     for table in _RECORD_TABLES:
         _upsert(connection, table, list(group.records.get(table, {}).values()))
+    names = [column.name for column in tables.usage.primary_key]
+    used = [{**dict(zip(names, key, strict=True)), "amount": amount} for key, amount in sorted(group.usage.items())]
+    _upsert(connection, tables.usage, used, added=("amount",))
 
 
 _RECORD_TABLES = (
@@ -109,6 +115,7 @@ class _Judged:
     freed: set[_OwnedName]
     history: list[_Row]
     records: list[tuple[Table, Any, _Row]]
+    usage: tuple[UsageRecord, ...] = ()
 
 
 class _Book:
@@ -147,6 +154,7 @@ class _Book:
                 _refuse_repetition(record.fingerprint, known_key)
             judged.records.append((tables.idempotency, (record.access_key, record.key), rows.idempotency_row(record)))
         judged.records.extend(_plain_records(batch))
+        judged.usage = batch.usage
         return judged
 
     def _judge_session(self, session: Session, judged: _Judged, taken: dict[_OwnedName, str]) -> None:
@@ -229,6 +237,9 @@ def _take(group: GroupWrite, judged: _Judged, last_event: int) -> None:
     group.history.extend({"number": last_event + n, **row} for n, row in enumerate(judged.history, 1))
     for table, key, row in judged.records:
         group.records.setdefault(table, {})[key] = row
+    for used in judged.usage:
+        usage_key = (used.resource_group, *used.charge.account, used.charge.slot, used.charge.hour)
+        group.usage[usage_key] = group.usage.get(usage_key, 0.0) + used.charge.amount
 
 
 def _stored_sessions(connection: Connection, batches: Sequence[Batch]) -> dict[str, _Known]:
@@ -299,19 +310,28 @@ def _write_sessions(connection: Connection, written: Sequence[_SessionRows]) -> 
         connection.execute(tables.dependencies.insert(), waits)
 
 
-def _upsert(connection: Connection, table: Table, values: Sequence[_Row]) -> None:
+def _upsert(connection: Connection, table: Table, values: Sequence[_Row], *, added: Sequence[str] = ()) -> None:
+    """Write rows over those of the same key; the columns ``added`` are added to what is there."""
     if not values:
         return
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     statement = insert(table)
     keys = [column.name for column in table.primary_key]
-    fresh = {column.name: statement.excluded[column.name] for column in table.columns if column.name not in keys}
+    fresh: dict[str, ColumnElement[Any]] = {
+        column.name: statement.excluded[column.name] for column in table.columns if column.name not in keys
+    }
+    fresh.update({name: table.c[name] + statement.excluded[name] for name in added})
     connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=fresh), values)
 
 
 def sweep_idempotency(connection: Connection, now: float) -> int:
     """Delete what has expired; returns how many."""
     return connection.execute(delete(tables.idempotency).where(tables.idempotency.c.expires_at <= now)).rowcount
+
+
+def sweep_usage(connection: Connection, before: float) -> int:
+    """Delete usage that nobody looks back at; returns how many rows."""
+    return connection.execute(delete(tables.usage).where(tables.usage.c.hour < before)).rowcount
 
 
 def sweep_scheduling(connection: Connection, before: float) -> int:

@@ -12,10 +12,11 @@ from backendai_ray.core.ids import AccessKey, AgentId, KernelId, SessionId
 from backendai_ray.core.lifecycle import StatusChange
 from backendai_ray.core.scheduling_history import SchedulingEntry
 from backendai_ray.core.sessions import TERMINAL, Kernel, Session, Status
+from backendai_ray.core.usage import HOUR_S
 from backendai_ray.records import decode
 
 from . import rows, tables
-from .records import AgentRecord, GroupRecord, IdempotencyRecord, KeypairRecord, OutboxEvent, QuotaRecord
+from .records import AgentRecord, GroupRecord, IdempotencyRecord, KeypairRecord, OutboxEvent, QuotaRecord, UsageRecord
 
 CHUNK = 500
 """Values of one IN list; SQLite takes 32,766 in all."""
@@ -192,6 +193,12 @@ def groups(connection: Connection) -> list[GroupRecord]:
 def quotas(connection: Connection) -> list[QuotaRecord]:
     query = select(tables.quotas).order_by(tables.quotas.c.kind, tables.quotas.c.name)
     return [quota for row in _rows(connection, query) if (quota := rows.to_quota(row)).limits]
+
+
+def usage(connection: Connection, since: float) -> list[UsageRecord]:
+    """Return what was used in hours that ended after ``since``."""
+    query = select(tables.usage).where(tables.usage.c.hour > since - HOUR_S).order_by(*tables.usage.primary_key)
+    return [rows.to_usage(row) for row in _rows(connection, query)]
 
 
 def outbox(connection: Connection, after: int, limit: int) -> list[OutboxEvent]:

@@ -11,6 +11,7 @@ from backendai_ray.core.lifecycle import StatusChange
 from backendai_ray.core.quotas import Limits, Scope
 from backendai_ray.core.scheduling_history import SchedulingEntry
 from backendai_ray.core.sessions import Session
+from backendai_ray.core.usage import Charge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +87,14 @@ class QuotaRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRecord:
+    """What an account used in one hour in one resource group; it is added to what is stored already."""
+
+    resource_group: ResourceGroupName
+    charge: Charge
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxEvent:
     """A committed change of status that the event bus has not confirmed yet."""
 
@@ -113,6 +122,7 @@ class Batch:
     agents: tuple[AgentRecord, ...] = ()
     groups: tuple[GroupRecord, ...] = ()
     quotas: tuple[QuotaRecord, ...] = ()
+    usage: tuple[UsageRecord, ...] = ()
     scheduling: tuple[SchedulingEntry, ...] = ()
     """Their sessions are stored."""
 

@@ -14,9 +14,19 @@ from backendai_ray.core.lifecycle import StatusChange
 from backendai_ray.core.quotas import Limits, Scope, ScopeKind
 from backendai_ray.core.scheduling_history import KEPT, SchedulingEntry, Verdict
 from backendai_ray.core.sessions import Kernel, Reason, Session, Status
+from backendai_ray.core.usage import Charge
 from backendai_ray.records import DecodeError, decode, encode
 
-from .records import AgentRecord, GroupRecord, IdempotencyRecord, KernelLog, KeypairRecord, OutboxEvent, QuotaRecord
+from .records import (
+    AgentRecord,
+    GroupRecord,
+    IdempotencyRecord,
+    KernelLog,
+    KeypairRecord,
+    OutboxEvent,
+    QuotaRecord,
+    UsageRecord,
+)
 from .tables import FORMAT
 
 Row = dict[str, Any]
@@ -171,6 +181,12 @@ def quota_row(quota: QuotaRecord) -> Row:
 
 def to_quota(row: RowMapping) -> QuotaRecord:
     return QuotaRecord(scope=Scope(ScopeKind(row["kind"]), row["name"]), limits=decode(row["limits"], Limits))
+
+
+def to_usage(row: RowMapping) -> UsageRecord:
+    account = (row["domain"], row["project"], row["user"])
+    charge = Charge(account, row["slot"], row["hour"], row["amount"])
+    return UsageRecord(resource_group=ResourceGroupName(row["resource_group"]), charge=charge)
 
 
 def scheduling_row(entry: SchedulingEntry) -> Row:

@@ -12,7 +12,7 @@ from backendai_ray.core.errors import StoreUnavailable
 if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
 
-HEAD: Final = "0003"
+HEAD: Final = "0004"
 """The newest migration. Known here so that an ordinary start need not load Alembic; a test keeps it true."""
 
 MIGRATIONS: Final = Path(__file__).with_name("migrations")

@@ -19,7 +19,16 @@ from backendai_ray.core.sessions import Kernel, Session, Status
 from . import apply, faults, reads
 from .engines import Location, reader_engine, writer_engine
 from .guard import AdvisoryGuard, FileGuard
-from .records import AgentRecord, Batch, GroupRecord, IdempotencyRecord, KeypairRecord, OutboxEvent, QuotaRecord
+from .records import (
+    AgentRecord,
+    Batch,
+    GroupRecord,
+    IdempotencyRecord,
+    KeypairRecord,
+    OutboxEvent,
+    QuotaRecord,
+    UsageRecord,
+)
 from .writer import Ticket, Writer
 
 P = ParamSpec("P")
@@ -109,6 +118,10 @@ class Store:
     async def sweep_idempotency(self, now: float) -> int:
         """Forget idempotency keys that have expired; returns how many."""
         return int(await self._submit(lambda connection: apply.sweep_idempotency(connection, now)))
+
+    async def sweep_usage(self, before: float) -> int:
+        """Forget usage of hours that began before this (Unix seconds); returns how many records."""
+        return int(await self._submit(lambda connection: apply.sweep_usage(connection, before)))
 
     async def sweep_scheduling(self, before: float) -> int:
         """Forget what the scheduler told sessions before that time (Unix seconds); returns how much."""
@@ -202,6 +215,10 @@ class Store:
     async def quotas(self) -> list[QuotaRecord]:
         """Return every quota."""
         return await self._read(reads.quotas)
+
+    async def usage(self, since: float) -> list[UsageRecord]:
+        """Return what accounts used in hours that ended after ``since`` (Unix seconds)."""
+        return await self._read(reads.usage, since)
 
     async def outbox(self, after: int = 0, limit: int = 500) -> list[OutboxEvent]:
         """Return events behind ``after`` that are not trimmed yet, in order of commit."""

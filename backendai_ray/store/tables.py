@@ -184,6 +184,19 @@ resource_groups = Table(
     Column("options", Text, nullable=False),
 )
 
+usage = Table(
+    "usage",
+    metadata,
+    Column("resource_group", Key, primary_key=True),
+    Column("domain", Key, primary_key=True),
+    Column("project", Key, primary_key=True),
+    Column("user", Key, primary_key=True),
+    Column("slot", Key, primary_key=True),
+    Column("hour", BigInteger, primary_key=True, autoincrement=False),
+    Column("amount", Double, nullable=False),
+)
+Index("ix_usage_hour", usage.c.hour)
+
 quotas = Table(
     "quotas",
     metadata,

@@ -27,6 +27,8 @@ def make_job(
     submitted_at: float,
     duration_s: float,
     owner: str = "anybody",
+    project: str = "default",
+    domain: str = "default",
     priority: int = 10,
     size: int = 1,
     mode: ClusterMode = ClusterMode.SINGLE_NODE,
@@ -40,7 +42,9 @@ def make_job(
         slots: What each of its kernels asks for.
         submitted_at: When it comes, seconds.
         duration_s: How long it runs; never longer than its limit.
-        owner: Whose it is; policies see it as the access key.
+        owner: Whose it is; policies see it as the access key and as the user.
+        project: The project that the owner is in.
+        domain: The domain that the project is in.
         priority: Higher goes first.
         size: How many kernels start together.
         mode: Whether they must share a node.
@@ -51,8 +55,8 @@ def make_job(
         id=SessionId(name),
         version=0,
         access_key=AccessKey(owner),
-        domain="default",
-        project="default",
+        domain=domain,
+        project=project,
         user=owner,
         type=SessionType.BATCH,
         priority=priority,

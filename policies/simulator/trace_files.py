@@ -3,9 +3,9 @@
 - openb: CSV with ``name,cpu_milli,memory_mib,num_gpu,gpu_milli,creation_time,deletion_time`` and, optionally,
   ``gpu_spec`` (models, separated by ``|``) and ``scheduled_time``; times in seconds. GPUs are ``cuda.shares``.
 - Philly: CSV with ``timestamp,duration,num_gpus,cluster``; ``2017-10-09 07:01:55``, seconds, whole GPUs, and the
-  virtual cluster, which is the owner. A job of more GPUs than the largest node has is a gang over several nodes.
+  virtual cluster, which is owner and project. A job of more GPUs than the largest node has is a gang over several.
 - Ours: an object a line, ``{"name": "j1", "submitted_at": 0, "duration": 60, "slots": {"cpu": 1, "mem": "1g"}}`` and,
-  optionally, ``cluster_size``, ``cluster_mode``, ``owner``, ``priority``, ``time_limit`` (seconds).
+  optionally, ``cluster_size``, ``cluster_mode``, ``owner``, ``project``, ``domain``, ``priority``, ``time_limit``.
 
 Neither openb nor Philly has time limits; the time a job really ran is taken for its limit.
 """
@@ -31,7 +31,19 @@ from .world import measured_slot
 _OPENB = ("name", *TASK_COLUMNS, "creation_time", "deletion_time")
 _PHILLY = ("timestamp", "duration", "num_gpus", "cluster")
 _OURS = frozenset(
-    {"name", "submitted_at", "duration", "slots", "cluster_size", "cluster_mode", "owner", "priority", "time_limit"}
+    {
+        "name",
+        "submitted_at",
+        "duration",
+        "slots",
+        "cluster_size",
+        "cluster_mode",
+        "owner",
+        "project",
+        "domain",
+        "priority",
+        "time_limit",
+    }
 )
 _MIB = 2**20
 _MOST_KERNELS = 10_000
@@ -128,6 +140,7 @@ def _philly(line: Line, index: int, cluster: _Accelerators) -> Job:
         duration_s=line.number_of("duration"),
         time_limit_s=line.number_of("duration"),
         owner=line.text("cluster"),
+        project=line.text("cluster"),
         size=kernels,
         mode=ClusterMode.MULTI_NODE if kernels > 1 else ClusterMode.SINGLE_NODE,
     )
@@ -153,6 +166,8 @@ def _ours(line: Line) -> Job:
         submitted_at=line.number_of("submitted_at"),
         duration_s=line.number_of("duration"),
         owner=line.text("owner", "anybody"),
+        project=line.text("project", "default"),
+        domain=line.text("domain", "default"),
         priority=line.whole("priority", 10),
         time_limit_s=None if line.fields.get("time_limit") is None else line.number_of("time_limit"),
         size=size,

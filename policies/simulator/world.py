@@ -11,6 +11,7 @@ from backendai_ray.core.devices import Allocation
 from backendai_ray.core.ids import AgentId, KernelId, ResourceGroupName, SessionId
 from backendai_ray.core.scheduling import Node, PendingSession, Placement, RunningKernel, Snapshot
 from backendai_ray.core.slots import CPU, MEM
+from backendai_ray.core.usage import UsageLedger, account_of, charges_for
 
 _GROUP = ResourceGroupName("simulation")
 _FAILED = "the node has failed"
@@ -39,6 +40,7 @@ class World:
         self._running: dict[KernelId, RunningKernel] = {}
         self._kernels: dict[SessionId, tuple[KernelId, ...]] = {}
         self.usage = Usage(nodes)
+        self._ledger = UsageLedger()
 
     def snapshot(self, now: float) -> Snapshot:
         """Return the world as a policy sees it."""
@@ -52,6 +54,7 @@ class World:
             pending=tuple(self.pending.values()),
             running=tuple(self._running.values()),
             nodes=tuple(self._nodes.values()),
+            usage=self._ledger.view(),
         )
 
     def start(self, placement: Placement, now: float) -> None:
@@ -118,6 +121,8 @@ class World:
             del self._held[kernel.agent_id][kernel_id]
             self._stale.add(kernel.agent_id)
             self.usage.change(kernel.agent_id, kernel.allocation, -1, now)
+            slots = kernel.allocation.slots()
+            self._ledger.add(charges_for(account_of(kernel), slots, kernel.placed_at, now))
 
 
 class Usage:

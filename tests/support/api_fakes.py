@@ -43,6 +43,7 @@ from backendai_ray.core.errors import (
     BackendError,
     BusUnavailable,
     FileMissing,
+    ImageNotFound,
     KernelNotFound,
     NameInUse,
     RunNotFound,
@@ -57,6 +58,7 @@ from backendai_ray.core.ids import AccessKey, AgentId, DeviceId, KernelId, Resou
 from backendai_ray.core.lifecycle import StatusChange
 from backendai_ray.core.proposals import Move, MoveRequest, Proposal
 from backendai_ray.core.quotas import Limits, Scope, Use, scopes_of
+from backendai_ray.core.runtimes import BUILT_IN, Runtime
 from backendai_ray.core.scheduling import (
     KernelPlacement,
     NodeRefusal,
@@ -502,6 +504,12 @@ class FakeAgent:
             if text:
                 run.write(stream, text)
         run.end(done.returncode)
+
+    async def runtimes(self, image: str) -> Sequence[Runtime]:
+        self.faults.on("agent.runtimes")
+        if image != "r":
+            raise ImageNotFound(f"the node does not have the image {image!r}")
+        return [Runtime(name="ir", language="R", title="R"), *BUILT_IN]
 
     async def complete(self, route: Route, code: str, options: Mapping[str, Any]) -> Sequence[str]:
         self._check("complete", route)

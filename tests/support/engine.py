@@ -68,6 +68,12 @@ def no_python_image(docker_engine: docker.DockerClient) -> str:
 
 
 @pytest.fixture(scope="session")
+def r_image(docker_engine: docker.DockerClient, default_image: str) -> str:
+    """The default image with R and its Jupyter kernel."""
+    return images.ensure_r_image(docker_engine, default_image)
+
+
+@pytest.fixture(scope="session")
 def exits_at_once_image(docker_engine: docker.DockerClient) -> str:
     """An image whose entrypoint ends at once, whatever command it is given; it has no Python either."""
     with _one_at_a_time():

@@ -220,6 +220,9 @@ class FakeServer:
                 return httpx.Response(200, json={"version": "v7.20230615", "manager": "fake"})
             case ("GET", "agents"):
                 return httpx.Response(200, json={"items": [NODE], "total": 1})
+            case ("GET", "runtimes"):
+                named = {"name": "ir", "language": "R", "title": "R 4", "isDefault": True}
+                return httpx.Response(200, json={"image": request.url.params["image"], "items": [named]})
             case ("GET", "scaling-groups"):
                 group = {"name": "default", "policy": "drf", "selection": "dispersed", "waiting": 2, "warning": "oh"}
                 return httpx.Response(200, json={"scaling_groups": [group]})

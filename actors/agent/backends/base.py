@@ -20,6 +20,7 @@ from actors.agent.devices.base import Grant
 from backendai_ray.config import Settings
 from backendai_ray.core.errors import InvalidParameter
 from backendai_ray.core.ids import AgentId, KernelId, SessionId
+from backendai_ray.core.runtimes import PYTHON, Runtime, choose_runtime, offered_runtimes
 from backendai_ray.core.sessions import KernelSpec
 from backendai_ray.core.slots import ResourceSlots
 
@@ -64,8 +65,24 @@ class PreparedImage:
     """On the host: where pyzmq for that Python is; ``None`` where the image brings its own."""
     shell: str = ""
     """Path of its shell; empty where it has none."""
+    jupyter_kernels: tuple[Runtime, ...] = ()
+    """Its kernelspecs."""
+    runtime_label: str = ""
+    """Its label ``ai.backend.runtime-type``."""
     minimum: ResourceSlots = field(default_factory=ResourceSlots)
     """What a kernel of it needs at least, as its maker says; empty where he does not."""
+
+    def runtimes(self) -> tuple[Runtime, ...]:
+        """Return what can run cells in it."""
+        return offered_runtimes(has_python=bool(self.python), has_shell=bool(self.shell), kernels=self.jupyter_kernels)
+
+    def runtime_for(self, asked: str) -> str:
+        """Return the runtime of a session that asks for one, or (with an empty text) for the default.
+
+        Raises:
+            UnsupportedByImage: it has no such runtime.
+        """
+        return choose_runtime(asked, self.runtime_label, self.runtimes(), image=self.reference)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +110,7 @@ class Launch:
     uid: int
     """The user (and group) that the kernel runs as."""
     output_buffer_bytes: int
+    runtime: str = PYTHON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,13 +52,22 @@ def kernel_environ(spec: KernelSpec, grant: Grant) -> dict[str, str]:
 
 
 def runner_command(
-    python: str, *, runner_dir: str, pyzmq_dir: str, run_dir: str, workdir: str, buffer_bytes: int, bootstrap: bool
+    python: str,
+    *,
+    runner_dir: str,
+    pyzmq_dir: str,
+    run_dir: str,
+    workdir: str,
+    runtime: str,
+    buffer_bytes: int,
+    bootstrap: bool,
 ) -> list[str]:
     """Return the command that starts the runner; with ``bootstrap``, after the user's bootstrap script has run."""
     command = [
         *(python, "-u", f"{runner_dir}/main.py"),
         *("--socket", f"{run_dir}/{SOCKET_NAME}", "--workdir", workdir, "--run-dir", run_dir),
         *("--token-file", f"{run_dir}/{TOKEN_NAME}", "--buffer-bytes", str(buffer_bytes)),
+        *("--runtime", runtime),
     ]
     if pyzmq_dir:
         command += ["--lib", pyzmq_dir]

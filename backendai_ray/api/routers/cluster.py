@@ -8,16 +8,20 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from actors.contracts import AgentView
+from actors.contracts import AgentStatus, AgentView
 from backendai_ray.api.answers import plain
 from backendai_ray.api.context import ContextDep
 from backendai_ray.api.requests import ApiRoute, CallerDep
 from backendai_ray.api.routers.names import errors
 from backendai_ray.api.schemas.sessions import iso
-from backendai_ray.core.errors import Forbidden, Unavailable
+from backendai_ray.api.to_core import parse_image
+from backendai_ray.core.errors import BackendError, Forbidden, ImageNotFound, Unavailable
 from backendai_ray.core.slots import ResourceSlots, SlotKind, slot_kind
 
 router = APIRouter(route_class=ApiRoute, tags=["cluster"])
+
+_MOST_ASKED = 16
+"""Nodes that are asked for an image's runtimes, one after the other."""
 
 _SLOT_TYPES = {
     SlotKind.BYTES: "bytes",
@@ -63,6 +67,32 @@ def _group(name: str, config: Mapping[str, Any], stats: Mapping[str, Any] | None
         "waiting": told.get("waiting", 0),
         "warning": told.get("warning", "") or told.get("last_error", "") or away,
     }
+
+
+@router.get("/runtimes", summary="The runtimes of an image", responses=errors(404))
+async def runtimes(
+    context: ContextDep,
+    caller: CallerDep,
+    image: Annotated[str, Query(min_length=1, max_length=512, description="As a session would name it.")],
+) -> Response:
+    """Return what can run code in an image, the default first, as a node says that has the image."""
+    del caller
+    image = parse_image(image)
+    views = await context.reach.manager(context.services.manager.agents)
+    problem: BackendError = ImageNotFound(f"no node is here to say what {image!r} has", image=image)
+    for view in [view for view in views if view.status is AgentStatus.ALIVE][:_MOST_ASKED]:
+        try:
+            found = await context.services.agent(view.agent_id).runtimes(image)
+        except (ImageNotFound, Unavailable) as error:
+            if not isinstance(problem, ImageNotFound) or isinstance(error, ImageNotFound):
+                problem = error
+            continue
+        items = [
+            {"name": one.name, "language": one.language, "title": one.title, "isDefault": number == 0}
+            for number, one in enumerate(found)
+        ]
+        return plain({"image": image, "items": items})
+    raise problem
 
 
 @router.get("/config/resource-slots", summary="The resource slots", responses=errors())

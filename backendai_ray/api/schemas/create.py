@@ -101,6 +101,11 @@ class CreateSession(BaseModel):
     bootstrap_script: str | None = Field(
         None, max_length=65536, validation_alias=_either("bootstrap_script", "bootstrapScript")
     )
+    runtime: str | None = Field(
+        None,
+        max_length=64,
+        description="What runs its cells: `python`, `shell`, or a Jupyter kernel of the image; the image's if absent.",
+    )
     batch_timeout: str | int | float | None = Field(
         None,
         validation_alias=_either("batch_timeout", "batchTimeout"),

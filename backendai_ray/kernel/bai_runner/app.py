@@ -9,7 +9,7 @@ from . import slimzmq
 from .server import Server
 
 MAX_SOCKET_PATH_BYTES = 107
-USAGE = """usage: main.py --socket PATH [--workdir DIR] [--run-dir DIR] [--lib DIR] [--runtime python|shell]
+USAGE = """usage: main.py --socket PATH [--workdir DIR] [--run-dir DIR] [--lib DIR] [--runtime NAME]
                [--token-file FILE] [--buffer-bytes N] [--spare yes|no]
 The token is read from the file, or taken from the environment variable BAI_RUNNER_TOKEN."""
 DEFAULTS = {
@@ -67,8 +67,8 @@ def parse(argv: list[str]) -> dict[str, str]:
         options[name[2:]] = value if equals else next(words, "")
     if not options["socket"]:
         fail("--socket: is missing\n" + USAGE)
-    if options["runtime"] not in ("python", "shell"):
-        fail("--runtime: must be python or shell")
+    if not options["runtime"]:
+        fail("--runtime: must be python, shell or the name of a Jupyter kernel")
     if options["spare"] not in ("yes", "no"):
         fail("--spare: must be yes or no")
     if not options["buffer-bytes"].isdigit():

@@ -7,7 +7,7 @@ from _thread import RLock, allocate_lock, get_ident
 from codecs import getincrementaldecoder
 from time import monotonic
 
-from .records import SLICE_CHARS, STDERR, STDOUT, RunBuffer
+from .records import HTML, LOG, MEDIA, SLICE_CHARS, STDERR, STDOUT, RunBuffer
 
 READER_WINDOW_S = 5.0
 """A run somebody polled this recently has a reader, and writers wait for it instead of losing output."""
@@ -83,6 +83,16 @@ class Sink:
         else:
             for start in range(0, len(text), SLICE_CHARS):
                 self.put(kind, text[start : start + SLICE_CHARS])
+
+    def show(self, mime: str, content: str) -> None:
+        """Append an image or another piece with a type; binary content comes as base64."""
+        if len(content) > self.buffer.limit:
+            note = "an output of type %s and %d bytes was left out: it is larger than the buffer" % (mime, len(content))
+            self.put(LOG, note)
+        elif mime == "text/html":
+            self.put(HTML, content)
+        else:
+            self.put(MEDIA, mime + "\n" + content)
 
     def put(self, kind: str, text: str) -> None:
         """Append one piece that is kept whole."""

@@ -9,7 +9,6 @@ import os
 import sys
 
 from .import_hooks import ImportHooks
-from .records import HTML, LOG, MEDIA
 
 MAX_KEPT_CELLS = 1000
 CO_COROUTINE = 0x80
@@ -141,14 +140,7 @@ class PythonRuntime:
 
     def show_media(self, mime: str, content: str) -> None:
         """Append an image or another piece with a type; binary content comes as base64."""
-        sink = self._runner.sink
-        if len(content) > sink.buffer.limit:
-            note = "an output of type %s and %d bytes was left out: it is larger than the buffer" % (mime, len(content))
-            sink.put(LOG, note)
-        elif mime == "text/html":
-            sink.put(HTML, content)
-        else:
-            sink.put(MEDIA, mime + "\n" + content)
+        self._runner.sink.show(mime, content)
 
     def _show_rich(self, value: Any) -> bool:
         if isinstance(value, type):

@@ -142,9 +142,7 @@ class Requests:
 
         def answer() -> None:
             try:
-                from .completion import matches
-
-                found = matches(args[0].decode(), runner.namespace())
+                found = runner.complete(args[0].decode())
             except Exception as error:
                 runner.report("runner.completion_failed", error)
                 found = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from _queue import SimpleQueue
+from _queue import Empty, SimpleQueue
 from _signal import SIG_DFL, SIG_SETMASK, SIGINT, SIGTERM, pthread_kill, pthread_sigmask  # type: ignore[import-not-found]
 from _signal import signal as set_signal_handler
 from _thread import allocate_lock, get_ident, start_new_thread
@@ -17,6 +17,7 @@ from .runs import RunTable
 from .streams import InputStream, OutputStream
 
 SHUTDOWN_GRACE_S = 3.0
+MUST_STOP_CHECK_S = 0.05
 FINISHED, EXEC_TIMEOUT = "finished", "exec-timeout"
 
 MYPY = False
@@ -93,6 +94,9 @@ class Runner:
                 run = self.table.start_next()
             if run is not None:
                 self._run_one(run)
+        close = getattr(self._runtime, "close", None)
+        if close is not None:
+            close()
 
     def _run_one(self, run: Run) -> None:
         sink = self.sink
@@ -135,14 +139,23 @@ class Runner:
             from .shell import ShellRuntime
 
             self._runtime = ShellRuntime(self)
-        else:
+        elif self.runtime_name == "python":
             from .query import PythonRuntime
 
             self._runtime = PythonRuntime(self)
+        else:
+            from .jupyter import JupyterRuntime
 
-    def namespace(self) -> dict[str, Any]:
-        """What completion looks names up in."""
-        return getattr(self._runtime, "namespace", None) or {}
+            self._runtime = JupyterRuntime(self)
+
+    def complete(self, code: str) -> list[str]:
+        """Return what the name at the end of *code* may become. Any thread."""
+        complete = getattr(self._runtime, "complete", None)
+        if complete is not None:
+            return list(complete(code))
+        from .completion import matches
+
+        return matches(code, getattr(self._runtime, "namespace", None) or {})
 
     def call_user(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call into user code: from here to its return an interrupt raises KeyboardInterrupt."""
@@ -158,8 +171,11 @@ class Runner:
 
     # -- input and interrupt ----------------------------------------------------------------------------------
 
-    def ask_line(self, password: bool) -> str:
-        """Wait for a line from the client; "" (the end of the input) where nobody can be asked."""
+    def ask_line(self, password: bool, must_stop: Callable[[], bool] | None = None) -> str:
+        """Wait for a line from the client; "" (the end of the input) where nobody can be asked.
+
+        Waiting in the main thread is ended by the signal of an interrupt, elsewhere as soon as *must_stop* says so.
+        """
         run = self.sink.run
         if run is None or self.sink.in_child:
             return ""
@@ -168,7 +184,12 @@ class Runner:
                 run.password = password
                 run.waiting_input = True
             self.server.wake()
-            return str(self.inputs.get()) + "\n"
+            while must_stop is not None and not must_stop():
+                try:
+                    return str(self.inputs.get(True, MUST_STOP_CHECK_S)) + "\n"
+                except Empty:
+                    pass  # look whether it is still wanted
+            return str(self.inputs.get()) + "\n" if must_stop is None else ""
         finally:
             run.waiting_input = False
 

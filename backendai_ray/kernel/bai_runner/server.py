@@ -51,6 +51,7 @@ class Server:
     """One ROUTER socket and the file descriptors that others ask it to watch."""
 
     def __init__(self, zmq: Any, path: str) -> None:
+        self.zmq = zmq
         self._path = path
         self._zmq_poll = zmq.zmq_poll
         self._context = zmq.Context(1)

@@ -4,8 +4,8 @@ The core needs only two small modules beside it (constants, errors) and one name
 for these live in ``sys.modules`` during the import and are taken out again, so that a user's own ``import zmq``
 finds the user's own package. Where a release of pyzmq does not fit the stand-ins, the package is imported whole.
 
-The caller uses integer socket options only, asks for events before it receives, and never tracks messages: these
-are the paths that do without the modules left out.
+The caller uses integer socket options only (ROUTING_ID and SUBSCRIBE apart, which take bytes), asks for events before
+it receives, and never tracks messages: these are the paths that do without the modules left out.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ from __future__ import annotations
 import sys
 
 POLLIN = 1
+SUB = 2
 SNDMORE = 2
+DEALER = 5
 ROUTER = 6
+ROUTING_ID = 5
+SUBSCRIBE = 6
 RCVMORE = 13
 EVENTS = 15
 LINGER = 17
@@ -84,8 +88,14 @@ def _module(name: str, **content: Any) -> Any:
     return module
 
 
-def _untyped_option(option: int) -> int:
-    """Say that the option is unknown: pyzmq then takes it for an integer, as all of ours are."""
+class _BytesOption:
+    _opt_type = "bytes"
+
+
+def _untyped_option(option: int) -> type[_BytesOption]:
+    """Say that the option is unknown: pyzmq then takes it for an integer, as all of ours are but two."""
+    if option in (ROUTING_ID, SUBSCRIBE):
+        return _BytesOption
     raise ValueError(option)
 
 

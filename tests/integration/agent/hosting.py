@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pickle
 import signal
 import struct
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ MIB = 2**20
 class HostedAgent:
     """One node: the agent's process may come and go, the node's disk and engine stay."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, environ: Mapping[str, str] | None = None) -> None:
+        self.environ = dict(environ or {})
+        """What the process has in its environment beside ours."""
         self.id = AgentId(f"test-{uuid.uuid4().hex[:12]}")
         self.settings = settings
         self.facts: list[KernelFact] = []
@@ -43,21 +46,23 @@ class HostedAgent:
         self._reading: asyncio.Task[None] | None = None
         self._is_started = False
 
-    async def start(self) -> None:
+    async def start(self, *, timeout_s: float = 60) -> None:
         """Start the process; returns when the agent has found again what was there."""
         self._is_started = False
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tests.integration.agent.host", self.id, _plain(self.settings),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=ROOT, start_new_session=True,
+            env={**os.environ, **self.environ},
         )  # fmt: skip
         self._reading = asyncio.create_task(self._read(self._process))
-        await self.until(lambda: self._is_started, timeout_s=60)
+        await self.until(lambda: self._is_started, timeout_s=timeout_s)
 
     async def kill(self) -> None:
         """SIGKILL the process and all that is left in its process group, as Ray does."""
         assert self._process is not None
         assert self._reading is not None
-        os.killpg(self._process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.wait()
         await self._reading
         self._process = None

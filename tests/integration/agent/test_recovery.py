@@ -148,6 +148,24 @@ async def test_damaged_record_leaves_a_stray_that_can_be_ended(hosted: HostedAge
     await hosted.end(whole)
 
 
+async def test_lost_record_is_made_again_by_the_order(hosted: HostedAgent) -> None:
+    """As the Manager gives it when the kernel is wanted: what runs is found, with all that it has in memory."""
+    spec = kernel_spec()
+    await hosted.begin(spec)
+    await hosted.run(spec, "kept = 'kept'")
+    await hosted.kill()
+    (hosted.settings.sessions_dir / spec.kernel_id / "kernel.json").unlink()
+    await hosted.start()
+    assert not (await inspected(hosted, spec)).has_record
+    hosted.facts.clear()
+    await hosted.begin(spec)
+    assert (await inspected(hosted, spec)).allocation == spec.allocation
+    assert await hosted.say(spec, "print(kept)") == "kept"
+    ignore = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf')"
+    assert await hosted.say(spec, ignore) == "deaf"  # to the polite order, as an entrypoint may be
+    await hosted.end(spec)
+
+
 async def test_reports_of_a_new_incarnation(hosted: HostedAgent) -> None:
     await hosted.until(lambda: hosted.reports and hosted.reports[-1][2])
     first = hosted.reports[-1][0]

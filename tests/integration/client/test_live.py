@@ -24,6 +24,7 @@ from backendai_ray.core.errors import (
     NameInUse,
     NotFound,
     PathOutsideSession,
+    QuotaExceeded,
     RequestTimeout,
     SessionEnded,
     SessionNotFound,
@@ -299,6 +300,28 @@ def test_what_depends_on_a_failure_is_cancelled_or_starts_anyway(live_client: Cl
     assert [node.id for node in anyway.dependency_graph().depends_on] == [first.id]
     told = wait_until(anyway.scheduling_history, timeout_s=10)
     assert told[0].code == "dependencies"
+
+
+def test_a_quota_holds_and_is_named(live_client: Client) -> None:
+    """1. The owner may run one more session, and have one wait. 2. A second waits for the quota; a third is refused.
+    3. Without the quota the second starts."""
+    quota = live_client.set_quota("user", "admin", pending=1000)
+    limits = {"sessions": quota.used_sessions + 1, "pending": quota.used_pending + 1}
+    live_client.set_quota("user", "admin", **limits)
+    try:
+        with (
+            live_client.sessions.create("python", **SMALL, timeout=60),
+            live_client.sessions.create("python", **SMALL, wait=False) as waiting,
+        ):
+            why = wait_until(lambda: (e := waiting.explain()).code == "quota" and e, timeout_s=10)
+            assert "the quota of user admin allows" in why.message
+            with pytest.raises(QuotaExceeded, match="the quota of user admin allows"):
+                live_client.sessions.create("python", **SMALL, wait=False)
+            live_client.remove_quota("user", "admin")
+            waiting.wait("RUNNING", timeout=60)
+    finally:
+        live_client.remove_quota("user", "admin")
+    assert live_client.quotas() == []
 
 
 def test_events_tell_of_a_life(live_client: Client) -> None:

@@ -18,6 +18,7 @@ from backendai_ray.core.errors import (
 from backendai_ray.core.ids import AgentId, ResourceGroupName
 from backendai_ray.core.quotas import Limits, Scope, ScopeKind
 from backendai_ray.core.sessions import Status
+from backendai_ray.core.usage import Charge
 from backendai_ray.store import (
     AgentRecord,
     Batch,
@@ -27,6 +28,7 @@ from backendai_ray.store import (
     KeypairRecord,
     QuotaRecord,
     Store,
+    UsageRecord,
 )
 
 from .builders import OWNER, change, ended, new_session, placed, submission
@@ -190,6 +192,24 @@ async def test_two_uses_of_a_key_at_the_same_time(store: Store) -> None:
     )
     assert [type(result) for result in results] == [type(None), *[Conflict] * 7]
     assert await store.live_sessions() == sessions[:1]
+
+
+async def test_usage_adds_up_within_a_batch_within_a_transaction_and_over_transactions(store: Store) -> None:
+    def used(hour: int, amount: float, slot: str = "cpu") -> UsageRecord:
+        return UsageRecord(resource_group=ResourceGroupName("g"), charge=Charge(("d", "p", "u"), slot, hour, amount))
+
+    await store.commit(Batch(usage=(used(3600, 1.5), used(3600, 2.0), used(7200, 1.0), used(3600, 7.0, "mem"))))
+    await asyncio.gather(*(store.commit(Batch(usage=(used(3600, 0.25),))) for _ in range(4)))
+    expected = [used(3600, 4.5), used(7200, 1.0), used(3600, 7.0, "mem")]
+    assert await store.usage(0) == expected
+    assert await store.usage(7300) == [expected[1]]
+    taken = new_session()
+    await store.commit(Batch(sessions=(taken,)))
+    with pytest.raises(Conflict):
+        await store.commit(Batch(sessions=(taken,), usage=(used(3600, 100.0),)))
+    assert await store.usage(0) == expected
+    assert await store.sweep_usage(7200) == 2
+    assert await store.usage(0) == [expected[1]]
 
 
 async def test_quotas_are_replaced_and_removed(store: Store) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from actors.agent.backends.base import Found, Life
 from actors.agent.journal import Journal, KernelRecord, Startup, StopOrder
 from actors.agent.recovery import plan_recovery
+from actors.agent.strays import SecondLook
 from actors.contracts import ExecuteRequest
 from backendai_ray.core.errors import StoreUnavailable
 from backendai_ray.core.execution import ExecMode
@@ -187,6 +189,57 @@ async def test_half_made_folder_is_swept(bench: Bench) -> None:
     (bench.settings.sessions_dir / "not-a-kernel").mkdir()
     await bench.agent()
     assert bench.on_disk() == [_IDS[2], "not-a-kernel"]
+
+
+async def test_a_record_that_was_lost_is_made_again_by_the_order(bench: Bench) -> None:
+    agent = await bench.agent()
+    spec = kernel_spec()
+    await agent.create_kernels([spec])
+    await bench.manager.until_status(spec.kernel_id, Status.RUNNING)
+    await agent.close()
+    bench.agents.clear()
+    shutil.rmtree(bench.settings.sessions_dir / spec.kernel_id)
+    agent = await bench.agent()
+    (fact,) = (await agent.inspect()).kernels
+    assert (fact.status, fact.has_record) == (Status.RUNNING, False)
+    bench.manager.facts.clear()
+    await agent.create_kernels([spec])
+    fact = await bench.manager.until_status(spec.kernel_id, Status.RUNNING)
+    assert (fact.has_record, fact.allocation) == (True, spec.allocation)
+    assert len(bench.engine.made) == 1
+    rival = kernel_spec()
+    await agent.create_kernels([rival])  # what it holds is known again
+    await bench.manager.until_status(rival.kernel_id, Status.TERMINATED)
+
+
+async def test_lives_that_come_late(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow engine does what a killed agent asked it for when the kernel has ended and is long forgotten."""
+    monkeypatch.setattr("actors.agent.agent.SWEEP_INTERVAL_S", 0.02)
+    agent = await bench.agent()
+    known, forgotten = kernel_spec(), _IDS[0]
+    await agent.create_kernels([known])
+    await bench.manager.until_status(known.kernel_id, Status.RUNNING)
+    old = Life(kernel_id=known.kernel_id, attempt=0, epoch=0)
+    late = Life(kernel_id=forgotten, attempt=1, epoch=0)
+    for life in (old, late):
+        bench.engine.lives[life] = Found(life=life, container_id="c", is_running=True, session_id="s")
+    # One that a record has moved on from is nobody's; of the other, the Manager must say so.
+    fact = await bench.manager.until_status(forgotten, Status.RUNNING)
+    assert not fact.has_record
+    await bench.manager.until(lambda: old not in bench.engine.lives)
+    assert late in bench.engine.lives
+    await agent.destroy_kernels([forgotten], Reason.AGENT_LOST)
+    await bench.manager.until_status(forgotten, Status.TERMINATED)
+    assert [life.kernel_id for life in bench.engine.lives] == [known.kernel_id]
+
+
+def test_only_what_stays_is_acted_on() -> None:
+    look = SecondLook()
+    one, two = (Found(life=Life(kernel_id=k, attempt=1, epoch=0), container_id="c", is_running=True) for k in _IDS[:2])
+    assert look.confirmed([one]) == []
+    assert look.confirmed([two]) == []
+    assert look.confirmed([two, one]) == [two]
+    assert look.confirmed([]) == []
 
 
 async def test_a_notice_survives_the_agent(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -163,6 +164,35 @@ def test_what_an_earlier_agent_left_is_removed() -> None:
     pool = pool_of(engine)
     pool.clear_old()
     assert not engine.there
+
+
+@pytest.mark.parametrize("size", [0, 2])
+def test_what_comes_late_is_removed_and_what_is_ours_stays(size: int) -> None:
+    engine = Engine()
+    pool = pool_of(engine, size=size)
+    pool.clear_old()
+    pool.start(launch())
+    fill(pool)
+    late = engine.make_spare(PYTHON, 1000)  # as an earlier agent had asked a slow engine to
+    pool.clear_unknown()
+    assert late.name not in engine.there
+    assert len(engine.there) == size
+
+
+def test_what_is_being_handed_over_is_not_removed() -> None:
+    engine = Engine()
+    pool = pool_of(engine)
+    pool.start(launch())
+    fill(pool)
+    give = engine.hand_over
+
+    def slowly(spare: Spare, launch: Launch) -> str | None:
+        pool.clear_unknown()
+        assert spare.name in engine.there
+        return give(spare, launch)
+
+    engine.hand_over = slowly  # type: ignore[method-assign]
+    assert pool.start(launch(number=1)) is not None
 
 
 def test_no_two_kernels_get_the_same() -> None:

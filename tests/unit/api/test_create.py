@@ -86,6 +86,7 @@ async def test_a_batch_session_with_everything(client: httpx.AsyncClient, cluste
         "type": "batch",
         "startupCommand": "true",
         "batch_timeout": "30m",
+        "runtime": "IR",
         "starts_at": "2h",
         "priority": 50,
         "dependencies": [session],
@@ -99,6 +100,7 @@ async def test_a_batch_session_with_everything(client: httpx.AsyncClient, cluste
     spec = cluster.manager.submissions[-1].spec
     assert spec.type is SessionType.BATCH
     assert spec.batch_timeout_s == 1800
+    assert spec.runtime == "ir"
     assert spec.priority == 50
     assert spec.depends_on == (cluster.manager.submissions[0].spec.id,)
     assert spec.starts_at is not None

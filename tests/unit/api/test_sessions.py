@@ -203,6 +203,11 @@ async def test_the_cluster(client: httpx.AsyncClient, admin: httpx.AsyncClient, 
     assert (await client.get("/agents")).status_code == 403
     agents = (await admin.get("/agents")).json()
     assert agents["items"][0]["availableSlots"] == {"cpu": "8", "mem": str(2**34)}
+    [default, *others] = (await client.get("/runtimes?image=r")).json()["items"]
+    assert default == {"name": "ir", "language": "R", "title": "R", "isDefault": True}
+    assert [(one["name"], one["isDefault"]) for one in others] == [("python", False), ("shell", False)]
+    assert (await client.get("/runtimes?image=other")).status_code == 404
+    assert (await client.post("/session", json={"image": "r", "runtime": "no runtime"})).status_code == 400
     [group] = (await client.get("/scaling-groups?group=default")).json()["scaling_groups"]
     assert (group["name"], group["policy"], group["waiting"]) == ("default", "fifo", 2)
     assert group["warning"] == "policy custom failed; fifo decides in its place"

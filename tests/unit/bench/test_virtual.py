@@ -26,6 +26,10 @@ def test_gangs_fill_the_cluster_in_nine_waves(policy: str) -> None:
     assert figures(gang, "--policy", policy) == {"gang.waves": 9, "gang.occupancy": pytest.approx(100)}
 
 
+def chosen(*policies: str) -> list[str]:
+    return [argument for policy in policies for argument in ("--policy", policy)]
+
+
 def test_philly(tmp_path: Path) -> None:
     trace = tmp_path / "trace.csv"
     trace.write_text(
@@ -35,9 +39,10 @@ def test_philly(tmp_path: Path) -> None:
         "2017-10-09 07:00:00,600,8,4800,vc1\n"
         "2017-10-09 07:00:00,600,8,4800,vc2\n"
     )
-    got = figures(philly, "--trace", str(trace), "--nodes", "2", "--policy", "fifo", "--policy", "drf")
+    got = figures(philly, "--trace", str(trace), "--nodes", "2", *chosen("fifo", "drf", "fair-share", "priority"))
     assert (got["philly.fifo.wait.s"], got["philly.fifo.jct.s"]) == (450, 1200)
-    assert got["philly.fifo.jain"] < got["philly.drf.jain"]
+    assert got["philly.fifo.jain"] < got["philly.drf.jain"] == got["philly.fair-share.jain"]
+    assert got["philly.priority.high.wait.s"] == 0
 
 
 def test_errors_end_with_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -253,6 +253,8 @@ def test_explain_history_nodes(bai: Bai, server: FakeServer, work: FakeSession) 
     assert "not-enough" not in bai("history", "work", "--no-waits").out
     assert bai("dependencies", "work").out.splitlines()[1] == "└─ before  TERMINATED  bbbbbbbb"
     assert json.loads(bai("dependencies", "work", "--json").out)["depends_on"][0]["name"] == "before"
+    assert bai("runtimes", "r-image").out.splitlines()[2].split() == ["ir", "R", "R", "4", "yes"]
+    assert json.loads(bai("runtimes", "r-image", "--json").out)[0]["name"] == "ir"
     nodes = bai("nodes").out
     assert "cpu 0.5/2, mem 0/4g" in nodes
     assert bai("groups").out.splitlines()[-1].split() == ["default", "drf", "dispersed", "2", "oh"]

@@ -227,6 +227,8 @@ async def test_what_a_session_tells(async_client: AsyncClient, server: FakeServe
     )
     graph = await session.dependency_graph()
     assert (graph.id, graph.status, graph.depends_on[0].name) == (session.id, "RUNNING", "before")
+    [runtime] = await async_client.runtimes("r-image")
+    assert (runtime.name, runtime.language, runtime.is_default) == ("ir", "R", True)
     [node] = await async_client.agents()
     assert (node.id, node.capacity, node.resource_group) == ("node-1", {"cpu": "2", "mem": "4g"}, "default")
 

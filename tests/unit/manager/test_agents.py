@@ -327,6 +327,32 @@ async def test_a_kernel_nobody_knows_is_destroyed(cluster: FakeCluster) -> None:
     assert all(view.schedulable for view in await cluster.manager.agents())
 
 
+async def test_a_running_kernel_without_a_record_gets_one_again(cluster: FakeCluster) -> None:
+    """The agent's disk lost what it knew; the order to make the kernel says it all, and finds what runs."""
+    wanted, ending = (await cluster.submit()).session, (await cluster.submit()).session
+    for agent in cluster.agents.values():
+        agent.is_quick = True
+    await cluster.schedule()
+    await cluster.settle()
+    for session in (wanted, ending):
+        agent = agent_of(cluster, await cluster.get(session.id))
+        agent.is_quick = False
+        agent.lose_record(session.main.id)
+    await cluster.terminate(ending)
+    for agent in cluster.agents.values():
+        agent.reincarnate()
+        await cluster.introduce(agent)
+    await cluster.settle()
+    session = await cluster.get(wanted.id)
+    agent = agent_of(cluster, session)
+    assert agent.kernels[wanted.main.id].has_record
+    assert agent.kernels[wanted.main.id].allocation == session.main.allocation
+    assert session.status is Status.RUNNING
+    assert session.attempt == 1
+    again = agent_of(cluster, await cluster.get(ending.id))
+    assert again.kernels[ending.main.id].status is Status.TERMINATING
+
+
 async def test_deadlines_ask_before_they_strike(cluster: FakeCluster) -> None:
     """A start that is only slow to be told is not given up; one that hangs is, and tried elsewhere."""
     session = (await cluster.submit()).session

@@ -24,8 +24,8 @@ def test_only_batch_sessions_have_a_time_limit(type_: SessionType, limit_s: floa
         batch_timeout_s=90.0,
         priority=30,
     )
-    kernel = Kernel(id=KernelId("k"), role="main", index=1, agent_id=AgentId("a"))
+    kernel = Kernel(id=KernelId("k"), role="main", index=1, agent_id=AgentId("a"), placed_at=7.0)
     session = Session(spec=spec, kernels=(kernel,), created_at=5.0)
-    waiting, running = pending_session(session), running_kernel(session, kernel, 7.0)
+    waiting, running = pending_session(session), running_kernel(session, kernel)
     assert (waiting.time_limit_s, waiting.priority, waiting.submitted_at) == (limit_s, 30, 5.0)
     assert (running.time_limit_s, running.priority, running.placed_at) == (limit_s, 30, 7.0)

@@ -35,6 +35,7 @@ from actors.agent.backends.docker.containers import (
     container_name,
     create_arguments,
     found_from,
+    named_life,
     own_labels,
 )
 from actors.agent.backends.docker.events import EventWatcher
@@ -220,7 +221,9 @@ class DockerBackend(ComputeBackend):
     def list_own(self) -> Sequence[Found]:
         with _engine("the containers cannot be listed"):
             rows = self._own_containers()
-        found = [one for one in map(found_from, rows) if one is not None]
+        # A label may lie, or the container may have been renamed: whoever has the life's name comes first.
+        rows.sort(key=lambda row: named_life(row) is not None)
+        found = list({one.life: one for one in map(found_from, rows) if one is not None}.values())
         for one in found:
             self._remember(one.life, one.container_id)
         return found
@@ -241,6 +244,8 @@ class DockerBackend(ComputeBackend):
     def _on_event(self, event: Mapping[str, Any]) -> None:
         if not event or event.get("Type") == "image":
             self._image_store.forget()
+            if not event:
+                self._tell_missed_ends()
             return
         actor = event.get("Actor") or {}
         attributes = actor.get("Attributes") or {}
@@ -260,6 +265,16 @@ class DockerBackend(ComputeBackend):
                 self._oom_events[found.container_id] += 1
         else:
             self._on_end(found.life)
+
+    def _tell_missed_ends(self) -> None:
+        """The engine was away, maybe with what ran in it: whatever does not run any more has ended meanwhile."""
+        known = list(self._ids)  # before the list, so that what is made meanwhile is not missed in it
+        # One that is only created is on its way.
+        there = {one.life for row in self._own_containers() if row.get("State") not in ("exited", "dead")
+                 and (one := found_from(row)) is not None}  # fmt: skip
+        for life in known:
+            if self._on_end is not None and life not in there:
+                self._on_end(life)
 
     def is_running(self, life: Life) -> bool:
         with _engine(f"kernel {life.kernel_id} cannot be looked at"):

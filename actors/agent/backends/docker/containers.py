@@ -73,7 +73,7 @@ def found_from(row: Mapping[str, Any]) -> Found | None:
     """Read a row of the engine's container list; ``None`` when it is no life of ours."""
     labels = row.get("Labels") or {}
     was_spare = SPARE_LABEL in labels
-    life = next(filter(None, map(life_of, row.get("Names") or ())), None) if was_spare else _labelled(labels)
+    life = named_life(row) or (None if was_spare else _labelled(labels))
     if life is None:
         return None
     return Found(
@@ -83,6 +83,11 @@ def found_from(row: Mapping[str, Any]) -> Found | None:
         session_id=labels.get(f"{LABEL}session-id", ""),
         was_spare=was_spare,
     )
+
+
+def named_life(row: Mapping[str, Any]) -> Life | None:
+    """Return the life that a container has the name of; the engine gives a name to one container alone."""
+    return next(filter(None, map(life_of, row.get("Names") or ())), None)
 
 
 def _labelled(labels: Mapping[str, str]) -> Life | None:
@@ -140,6 +145,7 @@ def _command(launch: Launch, *, has_runner: bool) -> list[str]:
         pyzmq_dir=PYZMQ_DIR if launch.image.pyzmq_dir else "",
         run_dir=RUN_DIR,
         workdir=WORK_DIR,
+        runtime=launch.runtime,
         buffer_bytes=launch.output_buffer_bytes,
         bootstrap=has_bootstrap,
     )

@@ -114,6 +114,8 @@ class ImageStore:
             python=contents.python if pyzmq_dir is not None else "",
             pyzmq_dir=pyzmq_dir,
             shell=contents.shell,
+            jupyter_kernels=contents.jupyter_kernels,
+            runtime_label=labels.get("ai.backend.runtime-type", ""),
             minimum=minimum_of(labels, reference),
         )
 

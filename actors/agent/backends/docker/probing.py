@@ -13,12 +13,17 @@ from docker.errors import APIError, NotFound
 from actors.agent.backends.docker.containers import LABEL
 from backendai_ray import records
 from backendai_ray.core.errors import KernelStartFailed
+from backendai_ray.core.runtimes import Runtime
+from backendai_ray.kernel.bai_runner import kernelspecs
 
 PROBE_TIMEOUT_S = 60
-_FORMAT = 1
+_FORMAT = 2
 
-_ASK_PYTHON = """
-import os, sys, struct
+# Lists the kernelspecs, then says what Python this is.
+_ASK_PYTHON = (
+    Path(kernelspecs.__file__).read_text()
+    + """
+import struct
 try:
     libc = (os.confstr("CS_GNU_LIBC_VERSION") or "musl").split(" ")[0]
 except (ValueError, OSError, AttributeError):
@@ -26,6 +31,7 @@ except (ValueError, OSError, AttributeError):
 print("BAI", sys.executable, "%d.%d" % sys.version_info[:2], sys.implementation.name, libc,
       os.uname()[4], struct.calcsize("P") * 8)
 """
+)
 
 # Looks where a login shell would and in the usual places; says which shell it is run by.
 _SCRIPT = """
@@ -49,6 +55,7 @@ class ImageContents:
     """``glibc`` or ``musl``."""
     machine: str = ""
     shell: str = ""
+    jupyter_kernels: tuple[Runtime, ...] = ()
     format: int = _FORMAT
 
 
@@ -97,11 +104,22 @@ def _probe(api: APIClient, image_id: str, hint: str) -> ImageContents:
 
 
 def _read_answer(output: str, *, shell: str) -> ImageContents:
+    kernels = tuple(
+        Runtime(name=words[1], language=words[2], title=words[3])
+        for words in (line.split("\t") for line in output.splitlines())
+        if words[0] == "RUNTIME" and len(words) == 4 and kernelspecs.is_name(words[1])
+    )
     for line in output.splitlines():
         words = line.split(" ")
         if words[0] == "BAI" and len(words) == 7 and words[1].startswith("/"):
             return ImageContents(
-                python=words[1], version=words[2], implementation=words[3], libc=words[4], machine=words[5], shell=shell
+                python=words[1],
+                version=words[2],
+                implementation=words[3],
+                libc=words[4],
+                machine=words[5],
+                shell=shell,
+                jupyter_kernels=kernels,
             )
     return ImageContents(shell=shell)
 

@@ -28,6 +28,7 @@ from backendai_ray.config import Settings
 from backendai_ray.core.devices import Allocation
 from backendai_ray.core.errors import KernelStartFailed
 from backendai_ray.core.ids import AccessKey, AgentId, KernelId, SessionId
+from backendai_ray.core.runtimes import PYTHON
 from backendai_ray.core.sessions import KernelSpec, SessionType
 from backendai_ray.core.slots import ResourceSlots
 
@@ -51,6 +52,7 @@ def fits(launch: Launch) -> bool:
         and spec.hostname == HOST
         and not spec.preopen_ports
         and not spec.bootstrap_script
+        and launch.runtime == PYTHON
         and spec.shmem_bytes == SHMEM_BYTES
         and needs == Grant()  # no device files or whatever else a plug-in may ask for
         and grant.memory_bytes >= MEMORY_BYTES

@@ -35,6 +35,8 @@ from actors.agent.backends.process.sandbox import Abilities, Sandbox, probe_abil
 from backendai_ray.config import Settings
 from backendai_ray.core.errors import EngineUnavailable, ImageNotFound, KernelStartFailed
 from backendai_ray.core.ids import AgentId, KernelId, SessionId
+from backendai_ray.core.runtimes import Runtime
+from backendai_ray.kernel.bai_runner.kernelspecs import find_kernelspecs, one_line
 from backendai_ray.kernel.bundle import runner_bundle
 
 log = structlog.get_logger()
@@ -93,7 +95,16 @@ class ProcessBackend(ComputeBackend):
                 f"{', '.join(self.images())} alone",
                 image=reference,
             )
-        return PreparedImage(reference=reference, id=sys.executable, python=sys.executable, shell="/bin/sh")
+        return PreparedImage(
+            reference=reference,
+            id=sys.executable,
+            python=sys.executable,
+            shell="/bin/sh",
+            jupyter_kernels=tuple(
+                Runtime(name=name, language=one_line(spec["language"]), title=one_line(spec["title"]))
+                for name, spec in sorted(find_kernelspecs().items())
+            ),
+        )
 
     def _is_python(self, reference: str) -> bool:
         return self.settings.agent.image_aliases.get(reference, reference) == DEFAULT_ALIAS
@@ -155,6 +166,7 @@ class ProcessBackend(ComputeBackend):
             pyzmq_dir="",
             run_dir=run_dir,
             workdir=workdir,
+            runtime=launch.runtime,
             buffer_bytes=launch.output_buffer_bytes,
             bootstrap=bool(spec.bootstrap_script),
         )
