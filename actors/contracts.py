@@ -19,6 +19,7 @@ from backendai_ray.core.ids import AccessKey, AgentId, KernelId, ResourceGroupNa
 from backendai_ray.core.lifecycle import StatusChange
 from backendai_ray.core.machine import Machine
 from backendai_ray.core.measurements import NodeUsage
+from backendai_ray.core.proposals import MoveRequest, Proposal
 from backendai_ray.core.quotas import Limits, Scope, Use
 from backendai_ray.core.reports import KernelFact
 from backendai_ray.core.runtimes import Runtime
@@ -418,6 +419,10 @@ class SokovanContract(Protocol):
         """Return what would become of a session if it were submitted now."""
         ...
 
+    async def propose_moves(self, group: ResourceGroupName, request: MoveRequest, *, apply: bool) -> Proposal:
+        """Return the moves that would let a waiting session start; with ``apply``, carry them out."""
+        ...
+
     async def stats(self) -> Mapping[str, Mapping[str, Any]]:
         """Return by resource group what became of its passes, and the policy's ``warning``."""
         ...
@@ -432,6 +437,7 @@ class PolicyHostContract(Protocol):
 
     async def explain(self, session_id: SessionId, now: float) -> Explanation: ...
     async def rehearse(self, session: PendingSession, now: float) -> Explanation: ...
+    async def propose_moves(self, request: MoveRequest, now: float) -> Proposal: ...
     async def position(self) -> tuple[str, int]:
         """Return ``(incarnation, upto)`` of the snapshot held."""
         ...

@@ -18,6 +18,7 @@ import structlog
 from backendai_ray.core.errors import InvalidParameter, PolicyStuck, Unavailable
 from backendai_ray.core.explanations import Explanation
 from backendai_ray.core.ids import ResourceGroupName, SessionId
+from backendai_ray.core.proposals import MoveRequest, Proposal
 from backendai_ray.core.scheduling import Changes, PendingSession, Plan, Refusal
 
 from .contracts import ManagerContract, PolicyHostContract
@@ -164,6 +165,29 @@ class GroupScheduler:
         """
         return await (await self._up_to_date()).rehearse(session, self._clock())
 
+    async def propose_moves(self, request: MoveRequest, *, apply: bool) -> Proposal:
+        """Return the moves that would let a waiting session start; with ``apply``, carry them out.
+
+        What has changed between the two costs the application: nothing is moved then, and the message says so.
+
+        Raises:
+            SessionNotFound: it is not waiting (any more).
+            Unavailable: the Manager or the policy actor is away.
+        """
+        proposal = await (await self._up_to_date()).propose_moves(request, self._clock())
+        if not apply or not proposal.moves:
+            return proposal
+        async with self._lock:
+            pass_id = self._next_pass_id()
+            applied = await self._manager.apply(self._group, proposal.plan, pass_id=pass_id)
+            self._settled = False
+        self.counters.preemptions += len(applied.preempted)
+        log.info("pass.moved", group=self._group, pass_id=pass_id, moved=len(applied.preempted))
+        if applied.rejected:
+            why = applied.rejected[0].message
+            return replace(proposal, message=f"nothing was moved, ask again: {why}", moves=(), plan=Plan())
+        return replace(proposal, is_applied=True)
+
     async def _up_to_date(self) -> PolicyHostContract:
         """Return the policy actor once it knows, and has decided on, the present."""
         async with self._lock:
@@ -206,8 +230,7 @@ class GroupScheduler:
             self._settled = not plan.warning
             return True
         self._settled = False
-        self._pass_number += 1
-        pass_id = f"{self._pass_prefix}:{self._group}:{self._pass_number}"
+        pass_id = self._next_pass_id()
         applied = await self._manager.apply(self._group, plan, pass_id=pass_id)
         self._told.update((refusal.session_id, refusal) for refusal in plan.refusals)
         self._settled = not plan.placements and not plan.preemptions and not plan.warning
@@ -218,6 +241,10 @@ class GroupScheduler:
             log.info("pass.rejected", group=self._group, session_id=rejection.session_id, why=rejection.message)
         log.info("pass.applied", group=self._group, pass_id=pass_id, placed=len(applied.placed))
         return not applied.rejected
+
+    def _next_pass_id(self) -> str:
+        self._pass_number += 1
+        return f"{self._pass_prefix}:{self._group}:{self._pass_number}"
 
     def _only_news(self, plan: Plan) -> Plan:
         """Leave out the refusals that the Manager knows: in a long queue, nearly all."""

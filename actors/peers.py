@@ -37,6 +37,7 @@ _TIMEOUTS: Mapping[str, float] = {
     "explain": 30.0,
     "rehearse": 30.0,
     "runtimes": 20.0,
+    "propose_moves": 30.0,
     "submit": 30.0,
     "open_download": 300.0,
     "write_file": 60.0,

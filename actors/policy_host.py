@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 
 import structlog
 
-from backendai_ray.core.errors import InvalidParameter, PolicyStuck, SessionNotFound, Unavailable
+from backendai_ray.core.errors import InternalError, InvalidParameter, PolicyStuck, SessionNotFound, Unavailable
 from backendai_ray.core.explanations import Explanation
 from backendai_ray.core.ids import AgentId, ResourceGroupName, SessionId
+from backendai_ray.core.proposals import MoveRequest, Proposal
 from backendai_ray.core.reports import NodeReport
 from backendai_ray.core.scheduling import (
     Changes,
@@ -33,9 +34,11 @@ from backendai_ray.core.scheduling import (
 from backendai_ray.plugins import load_policy
 from policies.checking import Checked, check, rest_of
 from policies.columns import RoomCache
+from policies.consolidation import propose
 from policies.explaining import explanation_of
 from policies.fifo import FifoPolicy
 from policies.mirror import Mirror
+from policies.preemption_options import ConsolidationOptions
 from policies.selection import Concentrated
 
 from .contained import Hung, run_contained
@@ -185,6 +188,25 @@ class PolicyHost:
             explanation = await self._explained(snapshot, session)
         return await self._with_estimate(explanation, snapshot, session, None)
 
+    async def propose_moves(self, request: MoveRequest, now: float) -> Proposal:
+        """Return the moves of running sessions that would let a waiting one start, checked like any plan.
+
+        Raises:
+            SessionNotFound: it is not pending in the world held.
+            InvalidParameter: the search for so many moves took too long.
+        """
+        async with self._lock:
+            snapshot = self._mirror.snapshot(now)
+        session = next((session for session in snapshot.pending if session.id == request.session_id), None)
+        if session is None:
+            raise SessionNotFound(f"session {request.session_id} is not waiting", session_id=request.session_id)
+        search = partial(_proposed, snapshot, session, request)
+        try:  # on a snapshot of its own, beside the passes
+            return await run_contained(search, self._decide_timeout_s, name=f"moves-{self._group}")
+        except Hung:
+            message = f"max_moves: the search for up to {request.max_moves} moves took too long; ask for fewer"
+            raise InvalidParameter(message, field="max_moves") from None
+
     async def _explained(self, snapshot: Snapshot, session: PendingSession) -> Explanation:
         outcome = await self._explanation(snapshot, session.id)
         if isinstance(outcome, Refusal) and self.warning:
@@ -324,6 +346,17 @@ class PolicyHost:
         except (TimeoutError, Unavailable, TypeError) as exc:
             log.warning("policy.report_lost", group=self._group, agent_id=change.agent_id, error=str(exc))
             return None
+
+
+def _proposed(snapshot: Snapshot, session: PendingSession, request: MoveRequest) -> Proposal:
+    bounds = ConsolidationOptions(
+        max_moves=request.max_moves, min_runtime_s=request.min_runtime_s, grace_s=request.grace_s
+    )
+    proposal = propose(snapshot, session, bounds, lambda one: request.owner in (None, one.access_key))
+    problems = check(snapshot, proposal.plan).problems
+    if problems:
+        raise InternalError(f"the moves that were found cannot be carried out: {problems[0]}")
+    return proposal
 
 
 def _first_of(problems: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from backendai_ray.config import Settings
 from backendai_ray.core.errors import InvalidParameter, Unavailable
 from backendai_ray.core.explanations import Explanation
 from backendai_ray.core.ids import ResourceGroupName, SessionId
+from backendai_ray.core.proposals import MoveRequest, Proposal
 from backendai_ray.core.scheduling import PendingSession
 
 from .contracts import ManagerContract, PolicyHostContract
@@ -115,6 +116,16 @@ class Sokovan:
             Unavailable: the Manager or the policy actor is away.
         """
         return await (await self._scheduler(group)).rehearse(session)
+
+    async def propose_moves(self, group: ResourceGroupName, request: MoveRequest, *, apply: bool) -> Proposal:
+        """Return the moves of running sessions that would let a waiting one start; with ``apply``, carry them out.
+
+        Raises:
+            InvalidParameter: there is no such resource group.
+            SessionNotFound: the session is not waiting.
+            Unavailable: the Manager or the policy actor is away.
+        """
+        return await (await self._scheduler(group)).propose_moves(request, apply=apply)
 
     async def _scheduler(self, group: ResourceGroupName) -> GroupScheduler:
         if group not in self._groups:

@@ -25,7 +25,12 @@ class BackfillPolicy(FifoPolicy):
     name = "backfill"
 
     def __init__(
-        self, *, selection: AgentSelection, preemption: Mapping[str, Any] | None = None, **unknown: object
+        self,
+        *,
+        selection: AgentSelection,
+        preemption: Mapping[str, Any] | None = None,
+        consolidation: Mapping[str, Any] | None = None,
+        **unknown: object,
     ) -> None:
         """Make the policy.
 
@@ -35,9 +40,10 @@ class BackfillPolicy(FifoPolicy):
         if unknown:
             option = min(unknown)
             raise InvalidParameter(
-                f"options.{option}: backfill knows only the option preemption", field=f"options.{option}"
+                f"options.{option}: backfill knows only the options consolidation and preemption",
+                field=f"options.{option}",
             )
-        super().__init__(selection=selection, preemption=preemption)
+        super().__init__(selection=selection, preemption=preemption, consolidation=consolidation)
         self._forecast = Forecast()
 
     def _reserve(self, snapshot: Snapshot, room: Room) -> Callable[[PendingSession], Reservation | None]:

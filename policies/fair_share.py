@@ -50,6 +50,7 @@ class FairSharePolicy(QueueingPolicy):
         weights: Mapping[str, float] | None = None,
         strict: bool = True,
         preemption: Mapping[str, Any] | None = None,
+        consolidation: Mapping[str, Any] | None = None,
         **unknown: object,
     ) -> None:
         """Make the policy.
@@ -59,9 +60,9 @@ class FairSharePolicy(QueueingPolicy):
         """
         if unknown:
             option = min(unknown)
-            message = f"options.{option}: fair-share knows only half_life_h, preemption, strict and weights"
+            message = f"options.{option}: fair-share knows only consolidation, half_life_h, preemption, strict, weights"
             raise InvalidParameter(message, field=f"options.{option}")
-        super().__init__(selection=selection, strict=strict, preemption=preemption)
+        super().__init__(selection=selection, strict=strict, preemption=preemption, consolidation=consolidation)
         if not _is_number(half_life_h) or not 1 <= half_life_h <= _LONGEST_H:
             message = f"options.half_life_h: {half_life_h!r} is no number of hours from 1 to {_LONGEST_H:g}"
             raise InvalidParameter(message, field="options.half_life_h")

@@ -48,14 +48,21 @@ class KeptPlaces:
 
     @classmethod
     def of(cls, snapshot: Snapshot, room: Room, still_held: frozenset[KernelId], quotas: QuotaBook) -> KeptPlaces:
-        """Return what is kept in a snapshot: the places of those that may start as soon as there is room."""
+        """Return what is kept in a snapshot: the places of those that may start as soon as there is room.
+
+        Of a session that is moved, its next place is kept from the beginning.
+        """
         nominated = [session for session in snapshot.pending if session.nominated]
-        if not nominated:
+        ending = [kernel for kernel in snapshot.running if kernel.ending]
+        moved = {one.session_id: one.restarts_as for one in ending if one.restarts_as and one.restarts_as.nominated}
+        if not nominated and not moved:
             return cls(room)
-        kept = cls(room, frozenset(kernel.kernel_id for kernel in snapshot.running if kernel.ending))
+        kept = cls(room, frozenset(kernel.kernel_id for kernel in ending))
         for session in nominated:
             if not_eligible_yet(session, snapshot.now, still_held) is None and quotas.refusal(session) is None:
                 kept.keep(session, session.nominated)
+        for session in filter(None, moved.values()):
+            kept.keep(session, session.nominated)
         return kept
 
     def __contains__(self, session_id: SessionId) -> bool:

@@ -140,9 +140,12 @@ class Mirror:
                 self._running[kernel.kernel_id] = kernel
                 self._held.setdefault(kernel.agent_id, {})[kernel.kernel_id] = kernel.allocation
                 self._stale.add(kernel.agent_id)
-            case KernelEnding(kernel_id, beneficiary):
+            case KernelEnding(kernel_id, beneficiary, next_place):
                 if (known := self._running.get(kernel_id)) is not None:
-                    self._running[kernel_id] = replace(known, ending=True, ending_for=beneficiary)
+                    known = replace(known, ending=True, ending_for=beneficiary)
+                    if next_place and known.restarts_as is not None:
+                        known = replace(known, restarts_as=replace(known.restarts_as, nominated=next_place))
+                    self._running[kernel_id] = known
             case KernelFreed(kernel_id, at):
                 self._charge(kernel_id, at)
                 self._free(kernel_id)

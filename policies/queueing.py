@@ -11,7 +11,8 @@ from backendai_ray.core.scheduling import AgentSelection, PendingSession, Placem
 
 from .columns import Room, RoomCache
 from .kept_places import KeptPlaces
-from .preemption import PreemptionOptions, RoomMaker, Scope
+from .preemption import RoomMaker
+from .preemption_options import ConsolidationOptions, PreemptionOptions, Scope
 from .queue_pass import QueuePass
 from .quotas import QuotaBook
 from .reservation import Reservation
@@ -29,8 +30,8 @@ class QueueingPolicy:
     a reason of their own (too large for any node, a start time or a dependency to come, no node of their
     architecture) hold up nobody. Without it, later sessions may use what the first one cannot.
 
-    ``preemption`` says whether sessions of a lower priority may be ended to make room; see
-    :class:`.preemption.PreemptionOptions`. By default they may not.
+    ``preemption`` says whether sessions of a lower priority may be ended to make room, and ``consolidation`` whether
+    others may be moved; see :mod:`.preemption_options`. By default they may not.
 
     An instance keeps a memo between calls; use it from one thread at a time.
     """
@@ -43,6 +44,7 @@ class QueueingPolicy:
         selection: AgentSelection,
         strict: bool = True,
         preemption: Mapping[str, Any] | None = None,
+        consolidation: Mapping[str, Any] | None = None,
         **unknown: object,
     ) -> None:
         """Make the policy.
@@ -52,13 +54,14 @@ class QueueingPolicy:
         """
         if unknown:
             option = min(unknown)
-            message = f"options.{option}: {self.name} knows only the options preemption and strict"
+            message = f"options.{option}: {self.name} knows only the options consolidation, preemption and strict"
             raise InvalidParameter(message, field=f"options.{option}")
         if not isinstance(strict, bool):
             raise InvalidParameter(f"options.strict: {strict!r} is neither true nor false", field="options.strict")
         self._selection = selection
         self._strict = strict
         self._preemption = PreemptionOptions.parse(preemption)
+        self._consolidation = ConsolidationOptions.parse(consolidation)
         self._rooms = RoomCache()
         self._behind: dict[SessionId, Refusal] = {}
 
@@ -97,7 +100,8 @@ class QueueingPolicy:
         still_held = frozenset(kernel.kernel_id for kernel in snapshot.running)
         quotas = QuotaBook(snapshot.quotas, snapshot.running)
         kept = KeptPlaces.of(snapshot, room, still_held, quotas)
-        is_on = self._preemption.scope is not Scope.OFF
+        makes_room = self._preemption.scope is not Scope.OFF or self._consolidation.max_moves
+        options = self._preemption, self._consolidation
         judge = QueuePass(
             room,
             for_pass(self._selection, room, snapshot),
@@ -106,7 +110,7 @@ class QueueingPolicy:
             strict=self._strict,
             reserve=self._reserve(snapshot, room),
             kept=kept,
-            room_maker=RoomMaker(self._preemption, snapshot, room, kept) if is_on else None,
+            room_maker=RoomMaker(*options, snapshot, room, kept) if makes_room else None,
             quotas=quotas,
             behind=self._behind,
         )

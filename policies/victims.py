@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice
 
 import numpy as np
 
@@ -49,6 +49,11 @@ def cost_of(victims: Iterable[Victim]) -> Cost:
     victims = list(victims)
     priorities = tuple(sorted((victim.priority for victim in victims), reverse=True))
     return priorities, sum(victim.lost for victim in victims), tuple(sorted(victim.session_id for victim in victims))
+
+
+def kernels_of(victims: Iterable[Victim]) -> list[tuple[int, KernelId]]:
+    """Return the kernels of some victims, each with the row of its node."""
+    return [(row, name) for victim in victims for row, names in victim.rows.items() for name in names]
 
 
 class VictimTable:
@@ -115,6 +120,22 @@ class Search:
         if len(numbers) > EXACT:
             return self._node_by_node()
         return self._cheapest_of([self._table.victims[number] for number in numbers], self._worth_a_look())
+
+    def groups(self, most: int) -> Iterator[tuple[list[Victim], Sequence[int]]]:
+        """Return victims that belong together, and the nodes that are cleared by ending some of them.
+
+        For a session that needs one node: those on that node, of ``most`` nodes at most. For a gang over several nodes
+        they are one group, those on the nodes that are cleared at the least cost.
+        """
+        if self._needs is None or not len(self._lines):
+            return
+        numbers: dict[int, None] = {}
+        for row, _, here in islice(self._by_guess(), most):
+            if self._together:
+                yield [self._table.victims[number] for number in here], [row]
+            numbers.update(dict.fromkeys(here))
+        if not self._together:
+            yield [self._table.victims[number] for number in numbers], self._worth_a_look()
 
     def _worth_a_look(self) -> list[int]:
         """Return the nodes that have enough for a kernel by their totals, or victims."""
@@ -220,11 +241,11 @@ class Search:
 
         With ``better_than`` the search ends where nothing cheaper is left, and returns what costs at least as much.
         """
-        if not self._fits(victims, rows):
+        if not self.fits(victims, rows):
             return None
         for level in sorted({victim.priority for victim in victims}):
             low = [victim for victim in victims if victim.priority <= level]
-            if len(low) < len(victims) and self._fits(low, rows):
+            if len(low) < len(victims) and self.fits(low, rows):
                 victims = low
                 break
         if len(victims) > EXACT:
@@ -233,7 +254,7 @@ class Search:
         for cost, chosen in sorted(_subsets(victims), key=lambda one: one[0]):
             if limit is not None and cost >= limit:
                 break
-            if self._fits(chosen, rows):
+            if self.fits(chosen, rows):
                 return chosen
         return tuple(victims)
 
@@ -241,18 +262,19 @@ class Search:
         low, high = 1, len(victims)
         while low < high:  # the more are ended, the more fits
             middle = (low + high) // 2
-            if self._fits(victims[:middle], rows):
+            if self.fits(victims[:middle], rows):
                 high = middle
             else:
                 low = middle + 1
         chosen = list(victims[:low])
         for victim in reversed(victims[:low]):
             without = [other for other in chosen if other is not victim]
-            if self._fits(without, rows):
+            if self.fits(without, rows):
                 chosen = without
         return tuple(chosen)
 
-    def _fits(self, gone: Iterable[Victim], rows: Sequence[int]) -> bool:
+    def fits(self, gone: Iterable[Victim], rows: Sequence[int]) -> bool:
+        """Return whether there is room for the session on some nodes once some victims are gone."""
         gone_here: dict[int, set[SessionId]] = {}
         kernels: dict[int, list[KernelId]] = {}
         for victim in gone:

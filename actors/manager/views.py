@@ -40,9 +40,14 @@ def pending_session(
         avoid_agents=tuple(avoid),
         time_limit_s=_time_limit_s(session),
         expected_s=expected_s,
-        nominated=tuple(KernelPlacement(name, agent, held) for name, (agent, held) in session.nominated.items()),
+        nominated=nominated_place(session),
         preemptions=session.preemptions,
     )
+
+
+def nominated_place(session: Session) -> tuple[KernelPlacement, ...]:
+    """Return the place that is kept for a session."""
+    return tuple(KernelPlacement(name, agent, held) for name, (agent, held) in session.nominated.items())
 
 
 def _time_limit_s(session: Session) -> float | None:

@@ -40,7 +40,7 @@ from .failed_starts import nodes_that_failed
 from .ledger import Ledger
 from .nodes import Node, Nodes
 from .timetable import Timetable
-from .views import holds_devices, pending_session, running_kernel
+from .views import holds_devices, nominated_place, pending_session, running_kernel
 
 
 class World:
@@ -170,9 +170,10 @@ class World:
 
     def _publish_ending(self, session: Session) -> None:
         beneficiary = session.eviction.beneficiary if session.eviction is not None else None
+        next_place = nominated_place(session)
         for kernel in session.kernels:
             if holds_devices(kernel):
-                self._note(session, KernelEnding(kernel.id, beneficiary))
+                self._note(session, KernelEnding(kernel.id, beneficiary, next_place))
 
     def drop_tentative_holds(self, session: Session) -> None:
         """Free what was held for a placement that turned out not to be committed."""

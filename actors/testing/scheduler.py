@@ -11,6 +11,7 @@ from backendai_ray.core.devices import Allocation
 from backendai_ray.core.errors import SessionNotFound, Unavailable
 from backendai_ray.core.explanations import Explanation
 from backendai_ray.core.ids import AgentId, KernelId, ResourceGroupName, SessionId
+from backendai_ray.core.proposals import MoveRequest, Proposal
 from backendai_ray.core.reports import NodeReport
 from backendai_ray.core.scheduling import (
     Changes,
@@ -44,6 +45,9 @@ class FakeSokovan(SokovanContract):
 
     async def rehearse(self, group: ResourceGroupName, session: PendingSession) -> Explanation:
         raise Unavailable("sokovan is a fake")
+
+    async def propose_moves(self, group: ResourceGroupName, request: MoveRequest, *, apply: bool) -> Proposal:
+        raise SessionNotFound(session_id=request.session_id)
 
 
 def first_come_plan(world: Changes) -> Plan:

@@ -64,6 +64,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "wait": ("backendai_ray.cli.sessions", "Wait until a session runs or has ended."),
     "explain": ("backendai_ray.cli.scheduling", "Say why a session waits, and when it may start."),
     "schedule": ("backendai_ray.cli.scheduling", "Rehearse where a session would go."),
+    "consolidate": ("backendai_ray.cli.moves", "Find moves of running sessions that let one start."),
     "history": ("backendai_ray.cli.inspection", "Show every status a session has had, and why."),
     "dependencies": ("backendai_ray.cli.inspection", "Show what a session depends on."),
     "events": ("backendai_ray.cli.inspection", "Follow what happens to sessions."),

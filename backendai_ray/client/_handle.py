@@ -20,6 +20,7 @@ from backendai_ray.client._models import (
     Event,
     Explanation,
     FileInfo,
+    Proposal,
     RunResult,
     SchedulingEntry,
     SessionInfo,
@@ -245,6 +246,25 @@ class AsyncSession:
     async def explain(self) -> Explanation:
         """Return why it waits, node by node."""
         return Explanation.model_validate(await self._transport.json("GET", f"{self._path}/explain"))
+
+    async def consolidate(
+        self, *, apply: bool = False, max_moves: int = 3, min_runtime_s: float = 0, grace_s: float | None = None
+    ) -> Proposal:
+        """Return the fewest moves of running sessions that let this one start, if it waits.
+
+        Only sessions that may run again are moved: your own; an administrator's call moves anybody's.
+
+        Args:
+            apply: Carry the proposal out; else nothing is done.
+            max_moves: So many sessions are moved at most, 1 to 8.
+            min_runtime_s: Sessions that were placed more recently are left alone.
+            grace_s: How long processes have between the notice and the kill; ``None``: as at any end of a session.
+
+        Raises:
+            InvalidParameter: a bound is out of range, or the search took too long.
+        """
+        body = {"apply": apply, "max_moves": max_moves, "min_runtime_s": min_runtime_s, "grace_s": grace_s}
+        return Proposal.model_validate(await self._transport.json("POST", f"{self._path}/consolidate", body=body))
 
     async def scheduling_history(self) -> list[SchedulingEntry]:
         """Return each reason for which it waited, from when on, and placements that came to nothing; oldest first."""

@@ -95,6 +95,8 @@ class SessionInfo(_Record):
     created_at: Moment = Field(None, validation_alias=_named("created_at", "creationTime"))
     started_at: Moment = None
     terminated_at: Moment = Field(None, validation_alias=_named("terminated_at", "terminationTime"))
+    preemptions: int = 0
+    """How often it was ended for a more important session and went back into the queue."""
     kernels: tuple[KernelInfo, ...] = ()
 
     @property
@@ -162,6 +164,30 @@ class PlacedKernel(_Record):
     agent_id: Text = ""
     devices: Mapping[str, Mapping[str, int]] = Field(default_factory=dict)
     """Units by slot and device."""
+
+
+class Move(_Record):
+    """One session that goes somewhere else so that another can start; it runs again from its beginning."""
+
+    session_id: Text = ""
+    from_agents: tuple[str, ...] = ()
+    to_agents: tuple[str, ...] = ()
+    ran_s: float = 0.0
+    """How long it has run; that work is lost."""
+
+
+class Proposal(_Record):
+    """The moves that let a waiting session start, or why there are none."""
+
+    session_id: Text = ""
+    session_name: Text = ""
+    message: Text = ""
+    moves: tuple[Move, ...] = ()
+    """Empty: nothing is proposed."""
+    agents: tuple[str, ...] = ()
+    """Where the waiting session goes then."""
+    applied: bool = False
+    """The sessions named are being moved."""
 
 
 class Explanation(_Record):

@@ -168,6 +168,7 @@ class Session(_Face[AsyncSession]):
     logs = _plain(AsyncSession.logs)
     history = _plain(AsyncSession.history)
     explain = _plain(AsyncSession.explain)
+    consolidate = _plain(AsyncSession.consolidate)
     scheduling_history = _plain(AsyncSession.scheduling_history)
     dependency_graph = _plain(AsyncSession.dependency_graph)
     events = _iterating(AsyncSession.events)

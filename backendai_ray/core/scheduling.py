@@ -277,6 +277,8 @@ class KernelEnding:
     kernel_id: KernelId
     beneficiary: SessionId | None = None
     """The waiting session that it is ended for, if it is for one."""
+    next_place: tuple[KernelPlacement, ...] = ()
+    """Of a session that is moved: the whole of the place that is kept for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,9 +62,18 @@ from backendai_ray.core.ids import AccessKey, AgentId, DeviceId, KernelId, Resou
 from backendai_ray.core.lifecycle import StatusChange
 from backendai_ray.core.machine import Machine, Nic, NumaNode
 from backendai_ray.core.measurements import KernelUsage, NodeUsage
+from backendai_ray.core.proposals import Move, MoveRequest, Proposal
 from backendai_ray.core.quotas import Limits, Scope, Use, scopes_of
 from backendai_ray.core.runtimes import BUILT_IN, Runtime
-from backendai_ray.core.scheduling import KernelPlacement, NodeRefusal, PendingSession, Placement, Refusal, RefusalCode
+from backendai_ray.core.scheduling import (
+    KernelPlacement,
+    NodeRefusal,
+    PendingSession,
+    Placement,
+    Plan,
+    Refusal,
+    RefusalCode,
+)
 from backendai_ray.core.scheduling_history import SchedulingEntry, Verdict
 from backendai_ray.core.sessions import Kernel, Reason, Session, SessionResult, SessionType, Status
 from backendai_ray.core.slots import CPU, ResourceSlots, SlotName
@@ -386,6 +395,15 @@ class FakeSokovan:
             estimate=StartEstimate(basis=StartBasis.TIME_LIMITS, at=1e9, message="at its time"),
             policy="fifo",
         )
+
+    async def propose_moves(self, group: ResourceGroupName, request: MoveRequest, *, apply: bool) -> Proposal:
+        """Move one session of the owner's, whom an administrator calls by no name."""
+        del group
+        moved = SessionId(f"of-{request.owner or 'anybody'}")
+        moves = (Move(moved, (AgentId("node-1"),), (AgentId("node-2"),), request.min_runtime_s),)
+        kernel = KernelPlacement(KernelId("k"), AgentId("node-1"), Allocation())
+        plan = Plan(nominations=(Placement(request.session_id, 1, (kernel,)),))
+        return Proposal(request.session_id, plan, moves[: request.max_moves], "it can start", apply)
 
     async def stats(self) -> Mapping[str, Mapping[str, Any]]:
         return {"default": {"waiting": 2, "warning": "policy custom failed; fifo decides in its place"}}

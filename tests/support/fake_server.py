@@ -295,6 +295,12 @@ class FakeServer:
                 return httpx.Response(200, json={"result": {}, "changes": session.history})
             case ("GET", "explain"):
                 return httpx.Response(200, json={**EXPLANATION, "sessionId": session.id, "status": session.status})
+            case ("POST", "consolidate"):
+                asked = json.loads(request.content)
+                move = {"sessionId": "s-9", "fromAgents": ["a"], "toAgents": ["b"], "ranS": 90.0}
+                moves = [move] if asked["max_moves"] > 1 else []
+                answer = {"sessionId": session.id, "sessionName": session.name, "message": "it can start"}
+                return httpx.Response(200, json={**answer, "moves": moves, "applied": asked["apply"]})
             case ("GET", "scheduling-history"):
                 return httpx.Response(200, json={"items": [WAITED]})
             case ("GET", "dependency-graph"):

@@ -57,6 +57,7 @@ def start_cluster(data_dir: Path, backend: str) -> LocalCluster:
             "stop_grace_s": 1,
             "warm_pool": 0,  # what it makes would only take time from the tests; it has tests of its own
         },
+        scheduler={"options": {"preemption": {"scope": "owner", "min_runtime_s": 0, "grace_s": 5}}},
         manager={"sweep_interval_s": 1, "agent_lost_after_s": 20, "terminating_timeout_s": 10},
     )
     tests_own = {name: os.environ.pop(name, None) for name in RAY_SETTINGS}

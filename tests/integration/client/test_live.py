@@ -242,6 +242,23 @@ def test_batch_sessions_run_and_end(live_client: Client, command: str, exit_code
         assert "fine" in session.logs()
 
 
+def test_a_batch_session_makes_room_for_an_urgent_one_and_runs_again(live_client: Client) -> None:
+    cores = float(live_client.agents()[0].capacity["cpu"]) - 1
+    patient = "echo run; trap 'echo told; exit 9' TERM; until [ -e go ]; do sleep 0.05; done"
+    batch = {"type": "batch", "cpu": cores, "mem": "128m", "wait": False}
+    low = live_client.sessions.create("python", startup_command=patient, priority=5, **batch)
+    low.wait("RUNNING", timeout=60)
+    high = live_client.sessions.create("python", startup_command="true", priority=50, **batch)
+    assert high.wait(timeout=60).result == "success"
+    low.wait("RUNNING", timeout=60)
+    low.write("go", "")
+    info = low.wait(timeout=60)
+    assert (info.result, info.preemptions) == ("success", 1)
+    moves = [change for change in low.history() if not change.kernel_id and change.reason == "preempted"]
+    assert [change.after for change in moves] == ["TERMINATING", "PENDING"]
+    assert all(high.id in change.message for change in moves)
+
+
 def test_a_gang_reaches_itself_by_name(live_client: Client) -> None:
     with live_client.sessions.create("python", cluster_size=2, **SMALL, timeout=90) as session:
         assert [k.hostname for k in session.info().kernels] == ["main1", "sub1"]

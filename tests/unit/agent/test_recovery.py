@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 
@@ -239,3 +240,24 @@ def test_only_what_stays_is_acted_on() -> None:
     assert look.confirmed([two]) == []
     assert look.confirmed([two, one]) == [two]
     assert look.confirmed([]) == []
+
+
+async def test_a_notice_survives_the_agent(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1. A kernel has its notice. 2. The agent is killed in the middle of it. 3. The next one gives the whole grace."""
+    agent = await bench.agent()
+    spec = kernel_spec()
+    await agent.create_kernels([spec])
+    await bench.manager.until_status(spec.kernel_id, Status.RUNNING)
+    noticed = asyncio.Event()
+
+    async def shutdown(grace_s: float | None = None) -> None:
+        noticed.set()
+
+    monkeypatch.setattr(bench.links[-1], "shutdown", shutdown)
+    await agent.destroy_kernels([spec.kernel_id], Reason.PREEMPTED, grace_s=3600.0)
+    await asyncio.wait_for(noticed.wait(), 10)
+    await bench.agent()
+    await bench.manager.until_status(spec.kernel_id, Status.TERMINATED)
+    fact = bench.manager.last(spec.kernel_id)
+    assert fact is not None
+    assert (fact.reason, bench.backend.graces) == ("preempted", [3600.0])

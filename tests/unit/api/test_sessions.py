@@ -125,6 +125,27 @@ async def test_explain(client: httpx.AsyncClient, session: str) -> None:
     assert (runs["status"], runs["reason"], runs["nodes"]) == ("RUNNING", "started", [])
 
 
+async def test_moves(client: httpx.AsyncClient, admin: httpx.AsyncClient, session: str) -> None:
+    await client.post("/session", json={"image": HOLD_IMAGE, "name": "waits", "enqueueOnly": True})
+    found = (await client.post("/session/waits/consolidate", json={"min_runtime_s": 7})).json()
+    assert found.pop("sessionId")
+    assert found == {
+        "sessionName": "waits",
+        "message": "it can start",
+        "moves": [{"sessionId": f"of-{USER.access_key}", "fromAgents": ["node-1"], "toAgents": ["node-2"], "ranS": 7}],
+        "agents": ["node-1"],
+        "applied": False,
+    }
+    path = f"/session/waits/consolidate?owner_access_key={USER.access_key}"
+    done = (await admin.post(path, json={"apply": True})).json()
+    assert (done["applied"], done["moves"][0]["sessionId"]) == (True, "of-anybody")
+    runs = (await client.post(f"/session/{session}/consolidate", json={})).json()
+    assert (runs["moves"], runs["message"]) == ([], "nothing has to be moved: the session is RUNNING")
+    for wrong in ({"max_moves": 0}, {"max_moves": 9}, {"grace_s": -1}, {"apply": "perhaps"}):
+        answer = await client.post("/session/waits/consolidate", json=wrong)
+        assert (answer.status_code, answer.json()["details"]["field"]) == (400, next(iter(wrong)))
+
+
 async def test_what_stops_waiting_while_it_is_explained(client: httpx.AsyncClient, cluster: FakeCluster) -> None:
     """1. It waits. 2. Asking the scheduler runs a pass, which places it. 3. The answer is of its new status."""
     created = await client.post("/session", json={"image": HOLD_IMAGE, "name": "waits", "enqueueOnly": True})

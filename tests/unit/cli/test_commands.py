@@ -226,6 +226,17 @@ def test_only_the_new_part_of_a_log_is_printed(before: str, now: str, new: str) 
     assert new_part(before, now) == new
 
 
+def test_consolidate(bai: Bai, work: FakeSession) -> None:
+    said = bai("consolidate", "work").out
+    assert "work: it can start." in said
+    assert "s-9" in said
+    assert "Nothing was done; add --apply" in said
+    assert "They are being moved." in bai("consolidate", "work", "--apply", "--grace", "5").out
+    assert bai("consolidate", "work", "--max-moves", "1").out == "work: it can start.\n"
+    assert json.loads(bai("consolidate", "work", "--json").out)["moves"][0]["to_agents"] == ["b"]
+    assert bai("consolidate", "work", "--max-moves", "9").code == 2
+
+
 def test_explain_history_nodes(bai: Bai, server: FakeServer, work: FakeSession) -> None:
     work.status = "PENDING"
     explained = bai("explain", "work").out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from backendai_ray.core.ids import KernelId, SessionId
@@ -19,7 +21,8 @@ from backendai_ray.core.lifecycle import (
     TerminateRequested,
     step,
 )
-from backendai_ray.core.sessions import Reason, Session, SessionResult, SessionType, Status
+from backendai_ray.core.sessions import Eviction, Reason, Session, SessionResult, SessionType, Status
+from backendai_ray.records import decode, encode
 
 from .builders import a_batch, a_session, everywhere
 
@@ -134,3 +137,11 @@ def test_a_nominated_place_is_remembered_until_it_is_placed() -> None:
     nominated = step(waiting, Nominated(cause="p", now=5.0, where=where)).session
     assert (nominated.nominated, nominated.version) == (where, waiting.version + 1)
     assert run(nominated).nominated == {}
+
+
+def test_what_is_known_of_a_preemption_survives_being_written_down() -> None:
+    going = step(replace(run(a_batch(2)), preemptions=3), preempt(reschedule=True, grace_s=5.0)).session
+    kept = replace(going, nominated=everywhere(going))
+    read = decode(encode(kept), Session)
+    assert read == kept
+    assert read.eviction == Eviction(beneficiary=OTHER, reschedule=True, grace_s=5.0)

@@ -114,7 +114,7 @@ def test_an_explanation_says_why_it_may_not_go_ahead() -> None:
 
 
 def test_it_knows_preemption_only() -> None:
-    with pytest.raises(InvalidParameter, match="backfill knows only the option preemption"):
+    with pytest.raises(InvalidParameter, match="backfill knows only the options"):
         BackfillPolicy(selection=Concentrated(), strict=True)
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from backendai_ray.core.errors import InvalidParameter
 from backendai_ray.core.ids import AccessKey, SessionId
 from backendai_ray.core.scheduling import (
+    KernelPlacement,
     Node,
     PendingSession,
     Placement,
@@ -23,13 +24,22 @@ from backendai_ray.core.scheduling import (
     Snapshot,
 )
 from policies.backfill import BackfillPolicy
-from policies.checking import problems_of
+from policies.checking import problems_of, without_answer
 from policies.drf import DrfPolicy
 from policies.fifo import FifoPolicy
 from policies.lifo import LifoPolicy
-from policies.preemption import Mode, PreemptionOptions, Scope
+from policies.preemption_options import Mode, PreemptionOptions, Scope
 from policies.selection import Concentrated
-from policies.testing import NOW, PolicyConformance, make_node, make_session, make_snapshot, run_kernels
+from policies.testing import (
+    NOW,
+    PolicyConformance,
+    carried_out,
+    make_node,
+    make_session,
+    make_snapshot,
+    run_kernels,
+    snapshots,
+)
 
 ON = {"scope": "group", "min_runtime_s": 0}
 
@@ -236,6 +246,66 @@ def test_two_in_one_pass_do_not_count_on_the_same_room() -> None:
     assert [line.beneficiary for line in fifo().decide(world).preemptions] == ["a"]
 
 
+@st.composite
+def worlds(draw: st.DrawFn) -> Snapshot:
+    """Any world, in which what runs may be ended, moved or neither, or is being ended."""
+    world = draw(snapshots(max_nodes=3, max_pending=5))
+    running: list[RunningKernel] = []
+    for number, kernel in enumerate(world.running):
+        waits = replace(
+            make_session(f"r{number}", priority=draw(st.sampled_from([0, 10, 20]))),
+            id=kernel.session_id,
+            slots=kernel.allocation.slots(),
+            kernel_ids=(kernel.kernel_id,),
+        )
+        ending = draw(st.sampled_from([False, False, True]))
+        beneficiary = draw(st.sampled_from([None, *(session.id for session in world.pending)])) if ending else None
+        changes: dict[str, Any] = {
+            "priority": waits.priority,
+            "restarts_as": draw(st.sampled_from([waits, waits, None])),
+            "preemptible": draw(st.sampled_from([True, True, True, False])),
+            "ending": ending,
+            "ending_for": beneficiary,
+            "placed_at": NOW - draw(st.sampled_from([0.0, 100.0])),
+        }
+        running.append(replace(kernel, **changes))
+    return make_snapshot(list(world.nodes), list(world.pending), running)
+
+
+@settings(max_examples=50, deadline=None)
+@given(worlds(), st.booleans(), st.sampled_from(list(Mode)))
+def test_plans_in_any_world_can_be_carried_out(world: Snapshot, strict: bool, mode: Mode) -> None:
+    def decide(snapshot: Snapshot) -> Plan:
+        options = {"scope": "group", "mode": mode, "min_runtime_s": 50}
+        moving = {"max_moves": 2, "min_runtime_s": 50}
+        selection = Concentrated()
+        policy = FifoPolicy(selection=selection, strict=strict, preemption=options, consolidation=moving)
+        plan = policy.decide(snapshot)
+        assert policy.decide(snapshot) == plan
+        return plan
+
+    plan = decide(world)
+    assert problems_of(world, plan) == ()
+    assert without_answer(world, plan) == ()
+    waited_for = {kernel.ending_for for kernel in world.running}
+    assert waited_for.isdisjoint(line.beneficiary for line in plan.preemptions)
+    # The next pass keeps the places that this one made.
+    places = {placement.session_id: placement.kernels for placement in plan.nominations}
+    ended = {line.victim: line.beneficiary for line in plan.preemptions}
+    started = {placement.session_id for placement in plan.placements}
+    later = make_snapshot(
+        list(world.nodes),
+        [replace(s, nominated=places.get(s.id, ())) for s in world.pending if s.id not in started],
+        [
+            replace(kernel, ending=True, ending_for=ended[kernel.session_id]) if kernel.session_id in ended else kernel
+            for kernel in carried_out(world, plan).running
+        ],
+    )
+    again = decide(later)
+    assert problems_of(later, again) == ()
+    assert set(places).isdisjoint(line.beneficiary for line in again.preemptions)
+
+
 # ── it comes to an end ────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -257,24 +327,25 @@ class Day:
         world = make_snapshot(self.nodes, self.pending, self.running, now=self.now)
         plan = self.policy.decide(world)
         assert problems_of(world, plan) == ()
-        for line in plan.preemptions:
-            self._preempt(line.victim, line.beneficiary)
         places = {placement.session_id: placement.kernels for placement in plan.nominations}
+        for line in plan.preemptions:
+            self._preempt(line.victim, line.beneficiary, places.get(line.victim, ()))
         self.pending = [replace(s, nominated=places.get(s.id, s.nominated)) for s in self.pending]
         for placement in plan.placements:
             self._start(placement)
         return bool(plan.placements or plan.preemptions)
 
-    def _preempt(self, victim: SessionId, beneficiary: SessionId) -> None:
+    def _preempt(self, victim: SessionId, beneficiary: SessionId, moved: tuple[KernelPlacement, ...]) -> None:
         assert all(kernel.ending_for != beneficiary for kernel in self._were_ending)
         (waits,) = [session for session in self.pending if session.id == beneficiary]
         (one,) = [kernel for kernel in self.running if kernel.session_id == victim]
-        assert one.priority < waits.priority
+        assert one.priority < waits.priority + bool(moved)
         assert self.now - one.placed_at >= self.min_runtime_s
+        assert one.restarts_as is not None
         self.preempted.append((one.priority, waits.priority))
-        self.running = [
-            replace(kernel, ending=True, ending_for=beneficiary) if kernel is one else kernel for kernel in self.running
-        ]
+        again = replace(one.restarts_as, nominated=moved)
+        ending = replace(one, ending=True, ending_for=beneficiary, restarts_as=again)
+        self.running = [ending if kernel is one else kernel for kernel in self.running]
 
     def _start(self, placement: Placement) -> None:
         (session,) = [session for session in self.pending if session.id == placement.session_id]
@@ -325,6 +396,10 @@ class Day:
         raise AssertionError("it goes on for ever")
 
 
+def _moving(preemption: Any) -> Any:
+    return {"max_moves": 2, "min_runtime_s": preemption["min_runtime_s"]}
+
+
 _POLICIES = st.sampled_from(
     [
         lambda p: FifoPolicy(selection=Concentrated(), preemption=p),
@@ -332,6 +407,8 @@ _POLICIES = st.sampled_from(
         lambda p: LifoPolicy(selection=Concentrated(), strict=False, preemption=p),
         lambda p: DrfPolicy(selection=Concentrated(), strict=False, preemption=p),
         lambda p: BackfillPolicy(selection=Concentrated(), preemption=p),
+        lambda p: FifoPolicy(selection=Concentrated(), strict=False, consolidation=_moving(p)),
+        lambda p: FifoPolicy(selection=Concentrated(), preemption=p, consolidation=_moving(p)),
     ]
 )
 
@@ -370,7 +447,6 @@ def test_any_history_comes_to_an_end_and_loses_nobody(make: Any, min_runtime_s: 
         day.now += 10.0
         day.come_to_rest()
     assert sorted(day.done) == sorted(f"s{i}" for i in range(submitted))
-    assert all(mine < yours for mine, yours in day.preempted)
 
 
 # ── options ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -88,15 +88,19 @@ _jobs = st.lists(
     st.sampled_from([0, 3]),
     st.sampled_from([None, 2]),
     st.booleans(),
+    st.booleans(),
 )
-def test_every_job_is_done_once(jobs: list[Job], policy: Any, least: float, grace: float | None, fails: bool) -> None:
+def test_every_job_is_done_once(
+    jobs: list[Job], policy: Any, least: float, grace: float | None, fails: bool, moves: bool
+) -> None:
     options = {"scope": "group", "min_runtime_s": least, "grace_s": grace}
     faults = Faults([Outage(5.0, AgentId("n0"), 9.0)] if fails else [])
-    preempting = policy(selection=Concentrated(), preemption=options)
+    moving = {"max_moves": 2, "min_runtime_s": least} if moves else None
+    preempting = policy(selection=Concentrated(), preemption=options, consolidation=moving)
     history = simulate(NODES, jobs, preempting, checked=True, faults=faults)
     done = [run.session_id for run in history.runs if not run.is_lost]
     assert sorted(done) == sorted(one.session.id for one in jobs)
     highest = {one.session.id for one in jobs if one.session.priority == max(j.session.priority for j in jobs)}
     preempted = [run for run in history.runs if run.is_preempted]
-    assert not highest & {run.session_id for run in preempted}
+    assert moves or not highest & {run.session_id for run in preempted}
     assert all(run.ended_at - run.started_at >= least for run in preempted)

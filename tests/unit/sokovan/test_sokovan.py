@@ -228,8 +228,8 @@ async def test_a_sweep_that_finds_nothing_new_decides_nothing(manager: FakeManag
 
 
 async def test_a_start_time_is_kept_without_a_wake(manager: FakeManager, start: Start) -> None:
-    manager.submit(make_session("later", starts_at=time.time() + 0.2))
     began = time.time()
+    manager.submit(make_session("later", starts_at=began + 0.2))
     await start()
     await until(lambda: manager.placed == ["later"])
     assert time.time() - began >= 0.2

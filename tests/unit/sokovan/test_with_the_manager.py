@@ -44,8 +44,8 @@ class CurrentManager:
 class Everything:
     """A cluster with its scheduler; every part of it can be replaced by a fresh one."""
 
-    def __init__(self, *agents: FakeAgent) -> None:
-        self.cluster = FakeCluster(*agents)
+    def __init__(self, *agents: FakeAgent, settings: Settings | None = None) -> None:
+        self.cluster = FakeCluster(*agents, settings=settings)
         self.agents = agents
         self.host = PolicyHost(GROUP, resolve=resolve)
         self.sokovan = self._new_sokovan()
