@@ -6,7 +6,7 @@ that it had done. Whoever is moved is of the waiting session's priority or below
 The search tries the sets with the fewest sessions first, and among those the one that loses the least work, as far as
 its bounds go: on the nodes that can be cleared at the least cost by their totals, among the cheapest sessions there. A
 set counts when the allocator finds places for the waiting session and for all that are moved. For a session that needs
-one node, only sessions of that node are moved: chains, in which one makes room for another that is moved, are not tried.
+one node, only sessions of that node are moved: chains, in which one makes room for another that moves, are not tried.
 """
 
 from __future__ import annotations
