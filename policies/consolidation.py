@@ -5,14 +5,15 @@ that it had done. Whoever is moved is of the waiting session's priority or below
 
 The search tries the sets with the fewest sessions first, and among those the one that loses the least work, as far as
 its bounds go: on the nodes that can be cleared at the least cost by their totals, among the cheapest sessions there. A
-set counts when the allocator finds places for the waiting session and for all that are moved.
+set counts when the allocator finds places for the waiting session and for all that are moved. For a session that needs
+one node, only sessions of that node are moved: chains, in which one makes room for another that moves, are not tried.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations, islice
+from itertools import combinations, islice, permutations
 
 from backendai_ray.core.ids import AgentId, SessionId
 from backendai_ray.core.proposals import Move, Proposal
@@ -41,6 +42,8 @@ MOST_NODES = 16
 """So many nodes are considered to be cleared."""
 MOST_THERE = 10
 """So many sessions of one node (for a gang over several nodes: in all) are considered to be moved."""
+MOST_ORDERS = 6
+"""In so many orders the sessions of one set are placed anew."""
 MOST_SETS = 2000
 """So many sets of sessions are looked at."""
 
@@ -125,12 +128,22 @@ def _replaced(
 ) -> tuple[Placement, tuple[tuple[PendingSession, Placement], ...]] | None:
     """Return the places of a waiting session and of those that are moved for it; ``None``: not all have one."""
     chosen = sorted(chosen, key=lambda victim: (-len(victim.rows), -victim.lost, victim.session_id))
-    after = trial.without(kernels_of(chosen))
+    for order in islice(permutations(chosen), MOST_ORDERS):  # who goes first decides who finds a place
+        found = _replaced_in(occupancy, trial, session, order)
+        if found is not None:
+            return found
+    return None
+
+
+def _replaced_in(
+    occupancy: Occupancy, trial: Room, session: PendingSession, order: Sequence[Victim]
+) -> tuple[Placement, tuple[tuple[PendingSession, Placement], ...]] | None:
+    after = trial.without(kernels_of(order))
     mine = place(after, Candidates(after, session, _RANKED), session)
     if not isinstance(mine, Placement):
         return None
     moves: list[tuple[PendingSession, Placement]] = []
-    for victim in chosen:
+    for victim in order:
         moved = occupancy.running[victim.session_id].first.restarts_as
         assert moved is not None
         there = place(after, Candidates(after, moved, _RANKED), moved)
