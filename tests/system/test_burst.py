@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import docker
 import pytest
 
+from actors.agent.backends.docker.containers import LABEL
 from backendai_ray.client import Client
 from backendai_ray.local_cluster import LocalCluster
 from tests.support.live import CPU_OVERCOMMIT
@@ -25,7 +26,7 @@ def test_all_run_in_order_and_nothing_is_double_booked(live_cluster: LocalCluste
     node = live_client.agents()[0]
     count = COUNTS[node.backend]
     each = float(node.capacity["cpu"]) / ROOM
-    watcher = _Watcher(live_client)
+    watcher = _Watcher(live_client, live_cluster)
     with ThreadPoolExecutor(1) as background:
         watching = background.submit(watcher.run)
         ids = []
@@ -67,8 +68,9 @@ def test_all_run_in_order_and_nothing_is_double_booked(live_cluster: LocalCluste
 class _Watcher:
     """Looks at what is given out, as the Manager says and as the engine's containers show it."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, cluster: LocalCluster) -> None:
         self._client = client
+        self._ours = [f"{LABEL}home={cluster.settings.sessions_dir}", f"{LABEL}session-id"]
         self.done = threading.Event()
         self.most_used = 0.0
         self.samples = 0
@@ -87,7 +89,7 @@ class _Watcher:
     def _check_engine(self, engine: docker.DockerClient) -> None:
         """Every core's share in running containers stays within what the core gives out."""
         given: dict[str, float] = {}
-        for row in engine.api.containers(filters={"label": "backendai-ray.session-id"}):
+        for row in engine.api.containers(filters={"label": self._ours}):
             try:
                 config = engine.api.inspect_container(row["Id"])["HostConfig"]
             except docker.errors.NotFound:

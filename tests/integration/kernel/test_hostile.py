@@ -127,7 +127,7 @@ async def test_finalizers_and_signal_handlers_may_print_at_any_moment(link: Runn
         "    def __del__(self): print('.' * 300, file=sys.stderr)\n"
         "gc.set_threshold(20, 1, 1)\n"
         "_ = signal.signal(signal.SIGALRM, lambda *_: print('!', file=sys.stderr))\n"
-        "_ = signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)\n"
+        "_ = signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)\n"
         "for i in range(20000):\n    Loud()\n    print(i)\n"
         "_ = signal.setitimer(signal.ITIMER_REAL, 0)\ngc.set_threshold(700, 10, 10)"
     )

@@ -7,13 +7,14 @@ import base64
 import json
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from actors.agent.runner_link import RunnerLink
-from backendai_ray.core.execution import ExecMode
-from tests.support.waiting import wait_until
+from backendai_ray.core.execution import ExecMode, RunStatus
+from tests.support.waiting import wait_until, wait_until_async
 
 from .conftest import Kernel, KernelFactory, attach, run, until_output
 
@@ -32,6 +33,10 @@ launch_new_instance(['-f', sys.argv[1]])
 @pytest.fixture
 def kernel(start_kernel: KernelFactory) -> Kernel:
     return start_kernel(runtime="python3")
+
+
+async def waits_for_input(link: RunnerLink, run_id: str) -> bool:
+    return (await link.poll(run_id, after_seq=0, wait_s=0.1)).status is RunStatus.WAITING_INPUT
 
 
 async def test_state_rich_output_completion_input_and_interrupts(link: RunnerLink) -> None:
@@ -66,6 +71,8 @@ HTML('<table>' + str(x) + '</table>')"""
         run_id = f"target-{len(code)}"
         await link.execute(run_id, ExecMode.QUERY, code)
         await until_output(link, run_id, "on")
+        if "input" in code:
+            await wait_until_async(partial(waits_for_input, link, run_id))
         assert await link.interrupt(run_id)
         story = await attach(link, run_id)
         assert story.exit_code == 130
@@ -81,8 +88,11 @@ async def test_a_dead_kernel_is_told_and_starts_again(link: RunnerLink) -> None:
     story = await run(link, "import os\nprint(os.getpid())\nx")
     assert "NameError" in story.text("stderr")
     os.kill(int(story.text()), signal.SIGKILL)  # while nothing runs
-    state = Path(f"/proc/{story.text().strip()}/stat")
-    await asyncio.to_thread(wait_until, lambda: not state.exists() or ") Z " in state.read_text())
+    # All of its threads are gone: before the last one is, nobody is told of its end.
+    there = Path(f"/proc/{story.text().strip()}")
+    await asyncio.to_thread(
+        wait_until, lambda: ") Z " in (there / "stat").read_text() and len(list((there / "task").iterdir())) == 1
+    )
     story = await run(link, "2 + 2")
     assert story.text() == "4\n"
     assert "had ended (signal 9); it was started again" in story.text("stderr")
