@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -168,12 +168,12 @@ class Agent(KernelAccess):
         await first_report
         await self._reporter.tell(ready=True)
         self._spawn(self._reporter.run(), "reporter")
-        self._spawn(self._sweep_for_ever(), "sweep")
+        self._spawn(self._repeat(self._sweep, SWEEP_INTERVAL_S), "sweep")
         self._spawn(self._warm_up(), "warm-up")
         self._spawn(self._collector.run(), "usage")
-        self._spawn(self._tidy_for_ever(), "tidy")
+        self._spawn(self._repeat(self._tidy, TIDY_INTERVAL_S), "tidy")
         if self._spares.is_on:
-            self._spawn(self._keep_spares(), "spares")
+            self._spawn(self._repeat(self._keep_spares, SPARES_INTERVAL_S), "spares")
         log.info("agent.started", agent_id=self._id, backend=self._backend.name, kernels=len(self._kernels))
 
     async def _warm_up(self) -> None:
@@ -186,22 +186,12 @@ class Agent(KernelAccess):
 
     async def _keep_spares(self) -> None:
         """Have spares made while no kernel is being made: those that start now come first."""
-        while True:
-            await asyncio.sleep(SPARES_INTERVAL_S)
-            try:
-                while not any(driver.is_being_made for driver in self._kernels.values()):
-                    if not await self._offload.slow(self._spares.maintain):
-                        break
-            except Exception as error:  # noqa: BLE001 - the next round tries again
-                log.warning("agent.spares_not_kept", error=str(error)[:300])
+        while not any(driver.is_being_made for driver in self._kernels.values()):
+            if not await self._offload.slow(self._spares.maintain):
+                break
 
-    async def _tidy_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(TIDY_INTERVAL_S)
-            try:
-                await self._offload.slow(self._backend.tidy)
-            except Exception as error:  # noqa: BLE001 - the next round tries again
-                log.warning("agent.not_tidied", error=str(error)[:300])
+    async def _tidy(self) -> None:
+        await self._offload.slow(self._backend.tidy)
 
     async def drop_spares(self) -> int:
         return await self._offload.slow(self._spares.close)
@@ -228,6 +218,15 @@ class Agent(KernelAccess):
         self._hardware.close()
         self._offload.close()
         os.close(self._sessions_fd)
+
+    async def _repeat(self, work: Callable[[], Awaitable[None]], interval_s: float) -> None:
+        """Do something again and again, with a pause before each time; a failure costs that time alone."""
+        while True:
+            await asyncio.sleep(interval_s)
+            try:
+                await work()
+            except Exception as error:  # noqa: BLE001 - the next round tries again
+                log.warning("agent.round_failed", work=work.__name__, error=str(error)[:300])
 
     def _spawn(self, work: Any, name: str) -> None:
         self._tasks.append(asyncio.create_task(work, name=f"agent-{name}"))
@@ -280,18 +279,13 @@ class Agent(KernelAccess):
         if driver is not None:
             driver.container_ended(life)
 
-    async def _sweep_for_ever(self) -> None:
-        """Find ends that nobody told of, and what came late; slow, since the backend's own news come first."""
-        while True:
-            await asyncio.sleep(SWEEP_INTERVAL_S)
-            try:
-                await self._sweep()
-                await self._offload.slow(self._spares.clear_unknown)
-                await self._offload.quick(self._downloads.expire)
-            except Exception as error:  # noqa: BLE001 - the next sweep tries again
-                log.warning("agent.sweep_failed", error=str(error)[:300])
-
     async def _sweep(self) -> None:
+        """Find ends that nobody told of, and what came late; slow, since the backend's own news come first."""
+        await self._look_for_changes()
+        await self._offload.slow(self._spares.clear_unknown)
+        await self._offload.quick(self._downloads.expire)
+
+    async def _look_for_changes(self) -> None:
         candidates = [d.record.life for d in self._kernels.values() if d.record.status is Status.RUNNING]
         found = await self._offload.slow(self._backend.list_own)
         running = {one.life for one in found if one.is_running}

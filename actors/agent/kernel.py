@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +22,7 @@ from actors.agent.folders import life_folder
 from actors.agent.journal import KernelRecord, StopOrder
 from actors.agent.links import KernelLink
 from actors.agent.startup import take_result
-from actors.agent.workshop import Launched, Workshop, launch_life, session_environ
+from actors.agent.workshop import Launched, Workshop, launch_life
 from backendai_ray.core.errors import (
     BackendError,
     EngineUnavailable,
@@ -260,10 +260,10 @@ class KernelDriver:
             self._launching = asyncio.ensure_future(job)
             launched = await asyncio.shield(self._launching)
             self.change(container_id=launched.container_id, advisory=launched.advisory)
-            await self._connect()
+            await self._connect(launched.environ)
 
-    async def _connect(self) -> None:
-        """Wait for the runner, unless the container ends first.
+    async def _connect(self, environ: Mapping[str, str] | None = None) -> None:
+        """Wait for the runner, unless the container ends first; one that was started ahead gets its environment.
 
         Raises:
             KernelUnreachable: there was no answer; the message holds what the container printed.
@@ -280,8 +280,8 @@ class KernelDriver:
                     await asyncio.wait({greeting}, timeout=0.01)
             if not greeting.done():
                 raise KernelUnreachable("the container ended before its runner answered")
-            if (await greeting).is_spare:
-                await link.adopt(session_environ(self._shop, self.record))
+            if (await greeting).is_spare and environ is not None:  # none: it ran before, so it has it already
+                await link.adopt(environ)
         except KernelUnreachable as error:
             link.close()
             said = await self._shop.offload.quick(self._shop.backend.log, self.record.life, 500)

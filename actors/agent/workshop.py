@@ -6,7 +6,7 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +58,8 @@ class Launched:
     """A life that was started."""
 
     container_id: str
+    environ: Mapping[str, str]
+    """For the runner of a spare, which was started without it."""
     advisory: tuple[SlotName, ...]
     """Slots of which nothing holds it to its part."""
 
@@ -85,12 +87,7 @@ def launch_life(shop: Workshop, record: KernelRecord, image: PreparedImage) -> L
     if container_id is None:
         _lay_out(launch)
         container_id = shop.backend.launch(launch)
-    return Launched(container_id=container_id, advisory=grant.advisory)
-
-
-def session_environ(shop: Workshop, record: KernelRecord) -> dict[str, str]:
-    """Return the environment of a kernel."""
-    return kernel_environ(record.spec, shop.hardware.grant(record.spec.allocation))
+    return Launched(container_id=container_id, environ=launch.environ, advisory=grant.advisory)
 
 
 def _lay_out(launch: Launch) -> None:

@@ -12,12 +12,16 @@ import threading
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 import structlog
 
 from backendai_ray import records
 
 log = structlog.get_logger()
+
+WRITE_INTERVAL_S: Final = 1.0
+"""The last use of an image is known to this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +59,7 @@ class PulledImages:
         """A kernel is made of an image; nothing happens when it is none of ours."""
         with self._lock:
             known = self._images.get(image_id)
-            if known is not None:
+            if known is not None and now - known.used_at >= WRITE_INTERVAL_S:  # not at every start of a burst
                 self._images[image_id] = replace(known, used_at=now)
                 self._write()
 
